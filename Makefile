@@ -1,0 +1,89 @@
+# GM-Net, or any Caffe net, on PyTorch. `make help` lists what can be done.
+
+MODEL   ?= bua
+DATASET ?= cifar10
+READING ?= text
+WIDTH   ?= 1
+
+# The first Python that is new enough; `make PYTHON=/path/to/python3.12 …` chooses another.
+PYTHON  ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo $$python && break; done)
+BIN     := .venv/bin
+INSTALL := $(BIN)/pip --disable-pip-version-check install --quiet
+READY   := .venv/.installed
+
+# Named as the generator names them: VARIANT_DATASET[_table][_w0.25].
+WIDTH_G := $(shell LC_ALL=C printf '%g' '$(WIDTH)' 2>/dev/null)
+FOLDER  := $(MODEL)_$(DATASET)$(if $(filter table,$(READING)),_table)$(if $(filter-out 1,$(WIDTH_G)),_w$(WIDTH_G))
+NET     := prototxt/$(FOLDER)/net.prototxt
+GENERATE = $(BIN)/python -m prototxt_gen $(MODEL) --dataset $(DATASET) --reading $(READING) --width $(WIDTH)
+
+DEMO    := bua_digits_w0.25
+
+.PHONY: help setup prototxt lmdb train demo test lint bench reproduce clean proto
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "Variables: MODEL=bua DATASET=cifar10 READING=text|table WIDTH=0.25 SOURCE=folder"
+	@echo "           ARGS='more options' PYTHON=python3.12; TABLE= FIGURE= BUDGET= for reproduce"
+
+setup: $(READY)  ## create .venv and install the project into it with its extras
+
+# torch first and by version: the extras would otherwise pull in whatever is newest.
+$(READY): pyproject.toml
+	@test -n '$(PYTHON)' && '$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	|| { echo "error: Python 3.11 or newer is needed ('$(PYTHON)' is not);" \
+	"name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@echo "installing into .venv (some minutes the first time) …"
+	@'$(PYTHON)' -m venv .venv
+	@$(INSTALL) torch==2.13.0
+	@$(INSTALL) -e '.[images,hdf5,plots,demo,dev]'
+	@touch $@
+
+prototxt: $(READY)  ## write prototxt/FOLDER/{net,deploy,solver}.prototxt: MODEL DATASET READING WIDTH ARGS
+	@$(GENERATE) $(ARGS)
+
+lmdb: $(READY)  ## build lmdb/DATASET_{train,test}: DATASET, SOURCE=folder with the archives, ARGS
+	@$(BIN)/python -m converters lmdb $(DATASET) $(if $(SOURCE),--source '$(SOURCE)') $(ARGS)
+
+train: $(READY)  ## train (the prototxt is generated if absent): MODEL DATASET READING WIDTH ARGS
+	@test -f $(NET) || $(GENERATE)
+	@$(BIN)/python -m gmnet_pt.train $(NET) $(ARGS)
+
+# An average over ten batches rather than Caffe's thousand: the run is too short for the latter.
+demo: $(READY)  ## train a small GM-Net on handwritten digits, without any download (2 minutes)
+	@test -d lmdb/digits_train -a -d lmdb/digits_test || $(BIN)/python -m converters lmdb digits
+	@$(BIN)/python -m prototxt_gen bua --dataset digits --width 0.25 --dropout 0 \
+	--moving-average-fraction 0.9 --random-seed 1
+	@$(BIN)/python -m gmnet_pt.train prototxt/$(DEMO)/net.prototxt --device cpu $(ARGS)
+	@$(BIN)/python -m gmnet_pt.demo runs/$(DEMO)/train.jsonl
+	@echo "Data: lmdb/digits_train, lmdb/digits_test; net and solver: prototxt/$(DEMO)"
+
+test: $(READY)  ## run the tests: ARGS='--mnist DIR --cifar10-jpeg FILE' adds those on real data
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)  ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(READY)  ## measure speed beside a yardstick: ARGS='train_step lmdb --out FILE'
+	@$(BIN)/python -m bench $(ARGS)
+
+reproduce:  ## the paper's tables and figures (not there yet)
+	@echo "error: make reproduce is not there yet: the paper's tables and figures come later" >&2; exit 1
+
+build/protoc/.installed: $(READY)
+	@$(INSTALL) --upgrade --target build/protoc grpcio-tools==1.62.3
+	@touch $@
+
+proto: build/protoc/.installed  ## regenerate the classes in converters/proto from caffe.proto
+	@PYTHONPATH=build/protoc $(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. \
+	converters/proto/caffe.proto
+
+clean:  ## remove .venv, caches and build outputs; prototxt/, lmdb/ and runs/ stay
+	@rm -rf .venv build dist ./*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Measurements beside a yardstick in the same run: `python -m bench`, or `make bench`."""

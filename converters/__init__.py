@@ -1,0 +1,28 @@
+"""Caffe's files and nets, read, written and run on PyTorch.
+
+Names are resolved on first use: importing this package costs nothing, and `converters.prototxt`
+or `converters.summary` never import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from converters.graph import CaffeNet, load_net
+    from converters.weights import save_caffemodel
+
+_HOMES = {
+    "CaffeNet": "converters.graph",
+    "load_net": "converters.graph",
+    "save_caffemodel": "converters.weights",
+}
+
+__all__ = ["CaffeNet", "load_net", "save_caffemodel"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

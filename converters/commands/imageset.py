@@ -1,0 +1,47 @@
+"""`python -m converters imageset ROOT LIST OUT`: Caffe's convert_imageset."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from converters.imageset import Settings, Size, convert_imageset
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Describe the command's arguments."""
+    parser.add_argument("root", metavar="ROOT", help="folder that the names are relative to")
+    parser.add_argument("list", type=Path, metavar="LIST", help="file with lines `NAME LABEL`")
+    parser.add_argument("out", type=Path, metavar="OUT", help="the LMDB to write")
+    parser.add_argument(
+        "--resize", type=_size, metavar="HxW", help="bilinear, to this height and width"
+    )
+    parser.add_argument("--gray", action="store_true", help="one channel instead of BGR")
+    parser.add_argument("--encoded", action="store_true", help="store compressed images")
+    parser.add_argument("--shuffle", type=_seed, metavar="SEED", help="order by this seed")
+    parser.add_argument(
+        "--check-size", action="store_true", help="refuse images of different sizes"
+    )
+    parser.add_argument("--force", action="store_true", help="replace an existing LMDB")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the database and say how many records it has."""
+    settings = Settings(args.resize, args.gray, args.encoded, args.shuffle, args.check_size)
+    imported = convert_imageset(args.root, args.list, args.out, settings, args.force)
+    left_out = f", {len(imported.unreadable)} unreadable left out" if imported.unreadable else ""
+    print(f"{args.out}: {imported.records} records{left_out}")
+    return 0
+
+
+def _size(text: str) -> Size:
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HxW, e.g. 32x32")
+    return Size(int(height), int(width))
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 1 << 32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a seed (0 to 4294967295)")
+    return int(text)

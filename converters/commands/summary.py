@@ -1,0 +1,98 @@
+"""`python -m converters summary NET`: layers, shapes, parameters and multiply-adds as a table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from converters.errors import ShapeError
+from converters.layers.registry import Shape
+from converters.prototxt import read_net
+from converters.summary import NetSummary, summarize
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("net", help="a net prototxt, of any age")
+    parser.add_argument("--weights", help="a caffemodel: check that it fits the net")
+    add_net_options(parser)
+    parser.add_argument("--json", action="store_true", help="the same for machines")
+
+
+def add_net_options(parser: argparse.ArgumentParser) -> None:
+    """The options that choose a net's phase, state and input shapes."""
+    parser.add_argument("--phase", choices=["TRAIN", "TEST"], default="TEST")
+    parser.add_argument("--level", type=int, default=0, help="the state's level for include rules")
+    parser.add_argument("--stage", action="append", default=[], help="a stage, repeatable")
+    parser.add_argument(
+        "--input-shape",
+        action="append",
+        default=[],
+        metavar="BLOB=N,C,H,W",
+        help="an input's shape; replaces an absent database; repeatable",
+    )
+
+
+def parse_shapes(settings: list[str]) -> dict[str, Shape]:
+    """`data=64,3,32,32` as {"data": (64, 3, 32, 32)}; raises ShapeError for anything else."""
+    shapes = {}
+    for setting in settings:
+        name, _, sizes = setting.partition("=")
+        try:
+            shapes[name] = tuple(int(size) for size in sizes.split(","))
+        except ValueError as error:
+            raise ShapeError(f"--input-shape {setting}: use BLOB=N,C,H,W, whole numbers") from error
+    return shapes
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the summary."""
+    shapes = parse_shapes(args.input_shape)
+    folder = str(Path(args.net).parent)
+    summary = summarize(
+        read_net(args.net), args.phase, args.net, shapes, args.level, args.stage, folder
+    )
+    if args.weights:
+        from converters.graph import load_net
+
+        net = load_net(args.net, args.phase, args.level, args.stage, input_shapes=shapes)
+        net.load_weights(args.weights)
+    print(json.dumps(asdict(summary), indent=1) if args.json else to_table(summary))
+    return 0
+
+
+def to_table(summary: NetSummary) -> str:
+    """The summary as aligned text."""
+    header = ("layer", "type", "top shapes", "blob shapes", "parameters", "multiply-adds")
+    rows = [
+        (
+            row.name,
+            row.type,
+            " ".join(_shape(shape) for shape in row.top_shapes),
+            " ".join(_shape(shape) for shape in row.blob_shapes),
+            f"{row.learnable_parameters:,}" if row.learnable_parameters else "",
+            f"{row.multiply_adds:,}" if row.multiply_adds else "",
+        )
+        for row in summary.rows
+    ]
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    lines = [_line(header, widths), _line(["-" * width for width in widths], widths)]
+    lines += [_line(row, widths) for row in rows]
+    lines.append(
+        f"\n{summary.name or 'net'} ({summary.phase}): {len(rows)} layers, "
+        f"{summary.parameters:,} parameters, {summary.multiply_adds:,} multiply-adds a batch, "
+        f"{summary.multiply_adds_per_item():,} an item"
+    )
+    return "\n".join(lines)
+
+
+def _shape(shape: Shape) -> str:
+    return "×".join(map(str, shape)) or "scalar"
+
+
+def _line(cells: tuple[str, ...] | list[str], widths: list[int]) -> str:
+    left = [cell.ljust(width) for cell, width in zip(cells[:4], widths[:4])]
+    right = [cell.rjust(width) for cell, width in zip(cells[4:], widths[4:])]
+    return "  ".join(left + right).rstrip()

@@ -1,0 +1,74 @@
+"""`python -m converters upgrade IN OUT`: an old net, solver or caffemodel in today's form."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from google.protobuf.message import DecodeError, Message
+
+from converters.errors import PrototxtError, WeightsError
+from converters.files import written_beside
+from converters.proto import caffe_pb2 as pb
+from converters.prototxt import parse_net, parse_text, to_text
+from converters.upgrade import upgrade_net, upgrade_solver
+
+COMMENT_OR_STRING = re.compile(r"""#[^\n]*|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'""")
+# A text file has no control bytes but tab, line feed, form feed and carriage return.
+BINARY_BYTES = re.compile(rb"[\x00-\x08\x0b\x0e-\x1f]")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("source", metavar="IN", help="a net or solver prototxt, or a caffemodel")
+    parser.add_argument("target", metavar="OUT", help="the file to write, in the same format")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Upgrade IN to OUT; say what it was."""
+    upgraded, binary = read_upgraded(args.source)
+    content = upgraded.SerializeToString() if binary else to_text(upgraded).encode()
+    with written_beside(args.target) as partial:
+        partial.write_bytes(content)
+    what = "solver" if isinstance(upgraded, pb.SolverParameter) else "net"
+    form = "binary" if binary else "text"
+    print(f"{args.target}: {what}, {form}, {len(content)} bytes")
+    return 0
+
+
+def read_upgraded(source: str | Path) -> tuple[Message, bool]:
+    """The upgraded message of a file, and whether the file is binary.
+
+    Raises:
+        PrototxtError: a text that is neither a net nor a solver, or cannot be upgraded.
+        WeightsError: a binary file that is no caffemodel.
+    """
+    try:
+        content = Path(source).read_bytes()
+    except OSError as error:
+        raise PrototxtError(f"{source}: cannot be read: {error.strerror}") from error
+    if BINARY_BYTES.search(content, 0, 65536):
+        try:
+            net = pb.NetParameter.FromString(content)
+        except DecodeError as error:
+            raise WeightsError(f"{source}: not a binary net, or cut short ({error})") from error
+        return upgrade_net(net, str(source)), True
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise PrototxtError(f"{source}: byte {error.start} is not UTF-8 text") from error
+    if is_solver(text):
+        solver = parse_text(text, pb.SolverParameter(), str(source))
+        return upgrade_solver(solver, str(source)), False
+    return parse_net(text, str(source)), False
+
+
+def is_solver(text: str) -> bool:
+    """Whether the first field that only one of the two messages has is the solver's."""
+    net = set(pb.NetParameter.DESCRIPTOR.fields_by_name)
+    solver = set(pb.SolverParameter.DESCRIPTOR.fields_by_name)
+    for word in re.findall(r"[A-Za-z_]\w*", COMMENT_OR_STRING.sub(" ", text)):
+        if (word in net) != (word in solver):
+            return word in solver
+    return False

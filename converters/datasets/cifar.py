@@ -1,0 +1,134 @@
+"""CIFAR-10 and CIFAR-100, plain and augmented: 3×32×32, RGB planes, the binary archives.
+
+Source of the format: the sets' own page. A `.bin` file is records of one or two label bytes (CIFAR-
+100: coarse, fine) and 3,072 pixels, red plane first.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+
+from converters.datasets.archives import Readable, members
+from converters.datasets.registry import BLOCK, Dataset, Images, Option, Split, register
+from converters.datasets.source import Archive, Source
+from converters.errors import DataError
+
+_PIXELS = 3 * 32 * 32
+_BORDER = 4
+
+
+class _Format(NamedTuple):
+    """Where a set's records are: the folder in the archive, its files, label bytes a record."""
+
+    archive: Archive
+    folder: str
+    files: Mapping[Split, tuple[str, ...]]
+    labels: tuple[str, ...]
+
+
+_CIFAR10 = _Format(
+    Archive(
+        "cifar-10-binary.tar.gz",
+        "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+        "c32a1d4ab5d03f1284b67883e8d87530",
+    ),
+    "cifar-10-batches-bin",
+    {
+        "train": tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
+        "test": ("test_batch.bin",),
+    },
+    ("fine",),
+)
+_CIFAR100 = _Format(
+    Archive(
+        "cifar-100-binary.tar.gz",
+        "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+        "03b5dce01913d631647c71ecec9e9cb8",
+    ),
+    "cifar-100-binary",
+    {"train": ("train.bin",), "test": ("test.bin",)},
+    ("coarse", "fine"),
+)
+
+
+def _read(form: _Format, source: Source, split: Split, chosen: str) -> Iterator[Images]:
+    names = form.files[split]
+    path = source.find(form.archive, (form.folder, names[0]))
+    label = form.labels.index(chosen or "fine")
+    if path.is_dir() or path.suffix == ".bin":
+        folder = path if path.is_dir() else path.parent
+        streams = _files(folder, names)
+    else:
+        streams = _archived(path, names)
+    for name, stream in streams:
+        yield from _records(stream, len(form.labels), label, name)
+
+
+def _files(folder: Path, names: tuple[str, ...]) -> Iterator[tuple[str, Readable]]:
+    for name in names:
+        try:
+            with open(folder / name, "rb") as stream:
+                yield str(folder / name), stream
+        except OSError as error:
+            raise DataError(f"{folder / name}: cannot be read: {error.strerror}") from error
+
+
+def _archived(path: Path, names: tuple[str, ...]) -> Iterator[tuple[str, Readable]]:
+    """The members `names`, in that order, from one pass; those that come too early are kept."""
+    early: dict[str, bytes] = {}
+    due = list(names)
+    for member in members(path):
+        name = PurePosixPath(member.name).name
+        if due and name == due[0]:
+            yield f"{path}: {member.name}", member.stream
+            due.pop(0)
+        elif name in due:
+            early[name] = member.stream.read()
+        while due and due[0] in early:
+            yield f"{path}: {due[0]}", io.BytesIO(early.pop(due.pop(0)))
+        if not due:
+            return
+    raise DataError(f"{path}: has no {', '.join(due)} in it")
+
+
+def _records(stream: Readable, labels: int, label: int, name: str) -> Iterator[Images]:
+    size = labels + _PIXELS
+    while block := stream.read(BLOCK * size):
+        if len(block) % size:
+            raise DataError(f"{name}: truncated: ends inside a record of {size} bytes")
+        rows = np.frombuffer(block, np.uint8).reshape(-1, size)
+        yield Images(rows[:, labels:].reshape(-1, 3, 32, 32), rows[:, label])
+
+
+def _register(name: str, form: _Format, summary: str, option: Option | None = None) -> None:
+    read: Callable[[Source, Split, str], Iterator[Images]] = partial(_read, form)
+    counts: Mapping[Split, int] = {"train": 50_000, "test": 10_000}
+    for suffix, about, border in (("", "", 0), ("_plus", ", padded to 40×40 for crops", _BORDER)):
+        register(
+            Dataset(
+                name=name + suffix,
+                summary=summary + about,
+                read=read,
+                counts=counts,
+                archives=(form.archive,),
+                key="%05d",
+                option=option,
+                pad=border,
+                test_of=name if suffix else None,
+            )
+        )
+
+
+_register("cifar10", _CIFAR10, "32×32 colour photographs, 10 classes")
+_register(
+    "cifar100",
+    _CIFAR100,
+    "32×32 colour photographs, 100 classes",
+    Option("--label", "CIFAR-100's 100 classes or its 20 superclasses", ("fine", "coarse")),
+)

@@ -1,0 +1,86 @@
+"""CIFAR-10 (JPEG): the images as class folders of JPEG files, `train/CLASS/NNNN.jpg`; BGR.
+
+Lossy, so figures from it are not CIFAR-10's. It exists to run the image path on a real set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from converters.datasets.archives import members
+from converters.datasets.registry import BLOCK, Dataset, Images, Split, register
+from converters.datasets.source import Source
+from converters.datum import Pixels, decode_image
+from converters.errors import DataError
+
+ARCHIVE = "cifar10-jpeg.tar.gz"
+SEED = 0
+_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+def _read(source: Source, split: Split, chosen: str) -> Iterator[Images]:
+    if source.local is None:
+        raise DataError(
+            f"cifar10_jpeg cannot be downloaded: give {ARCHIVE}, or a folder with train/CLASS/*.jpg"
+            " and test/CLASS/*.jpg, as --source"
+        )
+    path = source.local_path((ARCHIVE, split))
+    files = _archived(path, split) if path.is_file() else _unpacked(path.parent, split)
+    names = sorted(files)
+    if not names:
+        raise DataError(f"{path}: has no {split}/CLASS/*.jpg in it")
+    classes = {name: label for label, name in enumerate(sorted({_class(name) for name in names}))}
+    order = np.random.RandomState(SEED).permutation(len(names))
+    for start in range(0, len(names), BLOCK):
+        chosen_names = [names[row] for row in order[start : start + BLOCK]]
+        images = [_decode(path, name, files[name]) for name in chosen_names]
+        if any(image.shape != images[0].shape for image in images):
+            raise DataError(f"{path}: images of several sizes; `imageset --resize` takes those")
+        yield Images(np.stack(images), np.array([classes[_class(name)] for name in chosen_names]))
+
+
+def _archived(path: Path, split: Split) -> dict[str, bytes | Path]:
+    return {
+        member.name: member.stream.read()
+        for member in members(path)
+        if _belongs(PurePosixPath(member.name), split)
+    }
+
+
+def _unpacked(root: Path, split: Split) -> dict[str, bytes | Path]:
+    names = {path: path.relative_to(root) for path in (root / split).glob("*/*")}
+    return {
+        name.as_posix(): path
+        for path, name in names.items()
+        if _belongs(PurePosixPath(name.as_posix()), split)
+    }
+
+
+def _belongs(name: PurePosixPath, split: Split) -> bool:
+    return len(name.parts) >= 3 and name.parts[-3] == split and name.suffix.lower() in _SUFFIXES
+
+
+def _class(name: str) -> str:
+    return PurePosixPath(name).parent.name
+
+
+def _decode(path: Path, name: str, content: bytes | Path) -> Pixels:
+    try:
+        data = content.read_bytes() if isinstance(content, Path) else content
+        return decode_image(data, color=True)
+    except (OSError, DataError) as error:
+        raise DataError(f"{path}: {name}: {error}") from error
+
+
+register(
+    Dataset(
+        name="cifar10_jpeg",
+        summary="CIFAR-10 as JPEG files in class folders (lossy), 10 classes; --source only",
+        read=_read,
+        counts={"train": 50_000, "test": 10_000},
+        order="BGR",
+    )
+)

@@ -1,0 +1,65 @@
+"""Where a set's files come from: `--source`, an earlier download, or the official address."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from converters.errors import DataError
+
+
+class Archive(NamedTuple):
+    """An official file: its name, address and MD5 (of the decompressed bytes if `unpacked`)."""
+
+    file: str
+    url: str
+    md5: str
+    unpacked: bool = False
+
+
+@dataclass(frozen=True)
+class Source:
+    """Finds files: in `local` (a folder or one file) if given, else downloaded into `downloads`."""
+
+    local: Path | None
+    downloads: Path
+
+    def find(self, archive: Archive, instead: Iterable[str] = ()) -> Path:
+        """The path of `archive`, or of one of the names that may stand `instead` of it.
+
+        A local copy may be anything of the right format: another digest is told, not refused. A
+        downloaded file always has the official digest.
+
+        Raises:
+            DataError: not in `local`; or it cannot be downloaded, or has the wrong digest.
+        """
+        from converters.datasets.download import digest, download
+
+        if self.local is None:
+            return download(archive, self.downloads)
+        path = self.local_path((archive.file, *instead))
+        if path.is_file() and path.name in (archive.file, archive.file.removesuffix(".gz")):
+            found = digest(path, archive.unpacked)
+            if found != archive.md5:
+                print(
+                    f"note: {path} is not the official file (md5 {found}, not {archive.md5})",
+                    file=sys.stderr,
+                )
+        return path
+
+    def local_path(self, names: Iterable[str]) -> Path:
+        """The first of `names` in `local`; `local` itself if it is a file."""
+        assert self.local is not None
+        if self.local.is_file():
+            return self.local
+        names = tuple(names)
+        for name in names:
+            path = self.local / name
+            if path.exists():
+                return path
+        if not self.local.exists():
+            raise DataError(f"--source {self.local}: no such file or folder")
+        raise DataError(f"--source {self.local}: has none of {', '.join(names)}")

@@ -1,0 +1,34 @@
+"""All 61 layer types of Caffe, a file per family; `registry` says what a layer is."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from converters.layers.registry import LAYERS, Environment, Layer
+
+FAMILIES = (
+    "activation",
+    "common",
+    "data",
+    "loss",
+    "normalization",
+    "vision",
+)
+_modules: list[ModuleType] = [
+    importlib.import_module(f"converters.layers.{family}") for family in FAMILIES
+]
+
+__all__ = ["FAMILIES", "LAYERS", "Environment", "Layer", "bind_torch"]
+
+
+def bind_torch() -> None:
+    """Give the families the torch modules that they name: called once, by `converters.graph`."""
+    import torch
+    import torch.nn.functional
+
+    gradients = importlib.import_module("converters.layers.gradients")
+    for module in _modules:
+        module.torch = torch  # type: ignore[attr-defined]
+        module.F = torch.nn.functional  # type: ignore[attr-defined]
+        module.gradients = gradients  # type: ignore[attr-defined]

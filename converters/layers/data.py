@@ -1,0 +1,209 @@
+"""Layers whose tops come from outside the net (files, callers, fillers), and HDF5Output."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from converters.errors import MissingExtraError
+from converters.files import written_beside
+from converters.layers.registry import BlobSpec, Count, Layer, LayerState, Shape, register
+from converters.proto import caffe_pb2 as pb
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TRANSFORM = "transform_param"
+PREFETCH = "batches are prepared ahead in any case"
+
+
+class _Source(Layer):
+    """A layer without bottoms whose tops the caller gives, or `gmnet_pt.batches` reads."""
+
+    bottoms = Count(0, 0)
+    tops = Count(1, None)
+    is_data = True
+
+
+@register("Input", "input_param")
+class Input(_Source):
+    """Tops of given shapes, one for all or one each. Source: Caffe layers/input_layer.cpp."""
+
+    def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        shapes = [tuple(shape.dim) for shape in self.param.input_param.shape]
+        tops = len(self.param.top)
+        if len(shapes) not in (0, 1, tops):
+            raise self.error(f"has {len(shapes)} shapes for {tops} tops; give one, or one per top")
+        if not shapes:
+            raise self.error("has no shape: give input_param { shape { dim: … } } or input shapes")
+        return shapes * tops if len(shapes) == 1 else shapes
+
+
+class _FileSource(_Source):
+    """A data layer that reads files: its tops' shapes are those of the first record."""
+
+    def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        from converters.data_shapes import data_shapes
+
+        env = self.environment
+        return data_shapes(self.param, env.phase, env.source, env.folder)
+
+
+@register("Data", "data_param", TRANSFORM)
+class Data(_FileSource):
+    """Batches of Datum records from an LMDB, in key order. Source: layers/data_layer.cpp."""
+
+    tops = Count(1, 2)
+    ignored = {
+        "data_param.rand_skip": "Caffe's Data layer does not read it",
+        "data_param.prefetch": PREFETCH,
+        "data_param.scale": "moved to transform_param in old files; Data does not read it",
+        "data_param.mean_file": "moved to transform_param in old files; Data does not read it",
+        "data_param.crop_size": "moved to transform_param in old files; Data does not read it",
+        "data_param.mirror": "moved to transform_param in old files; Data does not read it",
+        "data_param.force_encoded_color": "Caffe's Data layer does not read it",
+    }
+    refused = {"data_param.backend": "LEVELDB: convert the database to LMDB"}
+
+
+@register("ImageData", "image_data_param", TRANSFORM)
+class ImageData(_FileSource):
+    """Batches of images named by a list file. Source: Caffe layers/image_data_layer.cpp."""
+
+    tops = Count(2, 2)
+    ignored = {
+        "image_data_param.scale": "moved to transform_param in old files; not read",
+        "image_data_param.mean_file": "moved to transform_param in old files; not read",
+        "image_data_param.crop_size": "moved to transform_param in old files; not read",
+        "image_data_param.mirror": "moved to transform_param in old files; not read",
+    }
+
+
+@register("WindowData", "window_data_param", TRANSFORM)
+class WindowData(_FileSource):
+    """Batches of image windows, foreground and background. Source: layers/window_data_layer.cpp."""
+
+    tops = Count(2, 2)
+
+
+@register("HDF5Data", "hdf5_data_param")
+class HDF5Data(_FileSource):
+    """Rows of HDF5 datasets named like the tops. Source: Caffe layers/hdf5_data_layer.cpp."""
+
+
+@register("MemoryData", "memory_data_param", TRANSFORM)
+class MemoryData(_Source):
+    """Batches of arrays that the caller adds. Source: Caffe layers/memory_data_layer.cpp."""
+
+    tops = Count(2, 2)
+
+    def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        param = self.param.memory_data_param
+        shape = (param.batch_size, param.channels, param.height, param.width)
+        if min(shape) < 1:
+            raise self.error(
+                f"batch_size, channels, height and width must be positive, got {shape}"
+            )
+        return [shape, (param.batch_size,)]
+
+
+@register("DummyData", "dummy_data_param")
+class DummyData(Layer):
+    """Tops made by fillers: a constant once, anything else anew each forward.
+
+    Source: Caffe layers/dummy_data_layer.cpp.
+    """
+
+    bottoms = Count(0, 0)
+    tops = Count(1, None)
+
+    def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
+        param, tops = self.param.dummy_data_param, len(self.param.top)
+        legacy = [list(getattr(param, name)) for name in ("num", "channels", "height", "width")]
+        if any(legacy) and param.shape:
+            raise self.error("give shape, or num, channels, height and width, not both")
+        if param.shape:
+            shapes = [tuple(shape.dim) for shape in param.shape]
+        else:
+            if any(len(values) not in (1, tops) for values in legacy):
+                raise self.error(
+                    f"num, channels, height and width are each needed once, or once for each of "
+                    f"the {tops} tops (got {', '.join(str(len(values)) for values in legacy)})"
+                )
+            shapes = [
+                tuple(values[top if len(values) > 1 else 0] for values in legacy)
+                for top in range(tops)
+            ]
+        if len(shapes) not in (1, tops):
+            raise self.error(f"has {len(shapes)} shapes for {tops} tops; give one, or one per top")
+        if len(param.data_filler) not in (0, 1, tops):
+            raise self.error(
+                f"has {len(param.data_filler)} data_filler for {tops} tops; give none, one, or "
+                "one per top"
+            )
+        self.shapes = shapes * tops if len(shapes) == 1 else shapes
+        fillers = list(param.data_filler) or [pb.FillerParameter()]
+        self.fillers = fillers * tops if len(fillers) == 1 else fillers
+        return ()
+
+    def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        return list(self.shapes)
+
+    def state_shapes(self, bottoms: Sequence[Shape]) -> dict[str, Shape]:
+        # An anchor that knows the net's device and dtype.
+        return {"anchor": ()}
+
+    def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
+        from converters.fillers import fill
+
+        anchor = state.state["anchor"]
+        tops = tuple(
+            fill(anchor.new_empty(shape), filler, self.name)
+            for shape, filler in zip(self.shapes, self.fillers)
+        )
+        return tops[0] if len(tops) == 1 else tops
+
+
+@register("HDF5Output", "hdf5_output_param")
+class HDF5Output(Layer):
+    """Write bottoms `data` and `label` of the last forward to an HDF5 file.
+
+    Source: Caffe layers/hdf5_output_layer.cpp: the file holds the newest batch.
+    """
+
+    bottoms = Count(2, 2)
+    tops = Count(0, 0)
+
+    def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
+        if not self.param.hdf5_output_param.file_name:
+            raise self.error("needs hdf5_output_param { file_name: … }")
+        return ()
+
+    def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        if bottoms[0][:1] != bottoms[1][:1]:
+            raise self.shape_error(
+                f"{self.bottom_name(0)} {bottoms[0]} and {self.bottom_name(1)} {bottoms[1]} "
+                "must have equally many items"
+            )
+        return []
+
+    def forward(self, state: LayerState, *bottoms: Tensor) -> tuple[Tensor, ...]:
+        try:
+            import h5py
+        except ImportError as error:
+            raise MissingExtraError("h5py", "hdf5", "HDF5Output") from error
+        with (
+            written_beside(self.param.hdf5_output_param.file_name) as path,
+            h5py.File(path, "w") as file,
+        ):
+            for name, x in zip(("data", "label"), bottoms):
+                file[name] = x.detach().cpu().numpy().reshape(_four_axes(tuple(x.shape)))
+        return ()
+
+
+def _four_axes(shape: Shape) -> Shape:
+    """Caffe's num, channels, height, width of a blob with fewer axes."""
+    if len(shape) <= 4:
+        return shape + (1,) * (4 - len(shape))
+    return (shape[0], math.prod(shape[1:]))

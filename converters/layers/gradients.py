@@ -1,0 +1,88 @@
+"""Caffe's backward passes where they are not the derivative that autograd would take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+
+class MeanVarianceNormalization(Function):
+    """MVN over rows; the gradient takes eps for small. Source: Caffe layers/mvn_layer.cpp."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
+        """(x - mean) / (sqrt(var) + eps) along axis 1 of (rows, values)."""
+        centred = x - x.mean(1, keepdim=True)
+        scale = centred.square().mean(1, keepdim=True).sqrt() + eps
+        y = centred / scale
+        ctx.save_for_backward(y, scale)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """(dy - mean(dy) - y · mean(dy · y)) / (sqrt(var) + eps)."""
+        (dy,) = gradients
+        y, scale = ctx.saved_tensors
+        projected = y * (dy * y).mean(1, keepdim=True)
+        return (dy - dy.mean(1, keepdim=True) - projected) / scale, None
+
+
+class UnstableProduct(Function):
+    """A product whose gradient is y / x · dy, NaN at 0. Source: layers/eltwise_layer.cpp."""
+
+    @staticmethod
+    def forward(ctx: Any, *factors: Tensor) -> Tensor:
+        """The product of equally shaped factors."""
+        y = factors[0]
+        for factor in factors[1:]:
+            y = y * factor
+        ctx.save_for_backward(y, *factors)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        """y / x · dy for each factor x."""
+        (dy,) = gradients
+        y, *factors = ctx.saved_tensors
+        return tuple(y / factor * dy for factor in factors)
+
+
+class ContrastiveDistance(Function):
+    """Σ (margin - d)₊² with Caffe's gradient, which divides by d + 1e-4."""
+
+    @staticmethod
+    def forward(ctx: Any, difference: Tensor, dissimilar: Tensor, margin: float) -> Tensor:
+        """Per row of (N, C): max(margin - |difference|, 0)² where `dissimilar`, else 0."""
+        distance = difference.square().sum(1).sqrt()
+        gap = (margin - distance).clamp(min=0) * dissimilar
+        ctx.save_for_backward(difference, distance, gap)
+        return gap.square()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """-2 · gap · difference / (d + 1e-4)."""
+        (dy,) = gradients
+        difference, distance, gap = ctx.saved_tensors
+        factor = -2 * dy * gap / (distance + 1e-4)
+        return factor.unsqueeze(1) * difference, None, None
+
+
+class FlooredLog(Function):
+    """-log max(p, floor), with gradient -1 / max(p, floor) that the floor does not stop."""
+
+    @staticmethod
+    def forward(ctx: Any, p: Tensor, floor: float) -> Tensor:
+        """Elementwise."""
+        clamped = p.clamp(min=floor)
+        ctx.save_for_backward(clamped)
+        return -torch.log(clamped)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """-dy / max(p, floor)."""
+        (dy,) = gradients
+        (clamped,) = ctx.saved_tensors
+        return -dy / clamped, None

@@ -1,0 +1,257 @@
+"""Layers that normalize, scale or shift: BatchNorm, Scale, Bias, LRN, MVN."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from converters.layers.registry import BlobSpec, Count, Layer, LayerState, Shape, register
+from converters.proto import caffe_pb2 as pb
+
+if TYPE_CHECKING:
+    import torch
+    import torch.nn.functional as F
+    from torch import Tensor
+
+    from converters.layers import gradients
+
+
+@register("BatchNorm", "batch_norm_param")
+class BatchNorm(Layer):
+    """(x - mean) / sqrt(var + eps) per channel, with Caffe's three statistics as blobs.
+
+    Blobs M (sum of means), V (sum of unbiased variances), S (weight): every forward on batch
+    statistics does S ← f·S + 1, M ← f·M + mean, V ← f·V + var·m/(m-1); global statistics are M/S
+    and V/S, and 0 for S = 0. Source: Caffe layers/batch_norm_layer.cpp.
+    """
+
+    def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
+        param = self.param.batch_norm_param
+        self.global_stats = (
+            param.use_global_stats if param.HasField("use_global_stats") else self.phase == "TEST"
+        )
+        self.fraction, self.eps = param.moving_average_fraction, param.eps
+        for index, spec in enumerate(self.param.param):
+            if spec.lr_mult != 0 and spec.HasField("lr_mult"):
+                raise self.error(
+                    f"param {index} has lr_mult {spec.lr_mult:g}; the statistics are no weights "
+                    "and need lr_mult: 0 (or no param at all)"
+                )
+        self.channels = bottoms[0][1] if len(bottoms[0]) > 1 else 1
+        return [BlobSpec(shape, trained=False) for shape in ((self.channels,),) * 2 + ((1,),)]
+
+    def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        channels = bottoms[0][1] if len(bottoms[0]) > 1 else 1
+        if channels != self.channels:
+            raise self.shape_error(
+                f"bottom {self.bottom_name(0)} {bottoms[0]} has {channels} channels, "
+                f"the statistics are for {self.channels}"
+            )
+        return [bottoms[0]]
+
+    def state_shapes(self, bottoms: Sequence[Shape]) -> dict[str, Shape]:
+        return {"mean": (self.channels,), "variance": (self.channels,)}
+
+    def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
+        return self.normalize(state, bottoms[0], None, None)
+
+    def normalize(
+        self, state: LayerState, x: Tensor, weight: Tensor | None, bias: Tensor | None
+    ) -> Tensor:
+        """Normalize; then scale and shift if `weight` and `bias` (C,) are given."""
+        shaped = x if x.dim() > 1 else x.unsqueeze(1)
+        if self.global_stats:
+            y = self._by_global_statistics(state.blobs, shaped, weight, bias)
+        elif shaped.numel() == shaped.shape[1]:
+            y = self._one_value_per_channel(state.blobs, shaped, weight, bias)
+        else:
+            # Zeroed scratch and momentum 1: torch leaves this batch's statistics there.
+            mean, variance = state.state["mean"].zero_(), state.state["variance"].zero_()
+            y = F.batch_norm(shaped, mean, variance, weight, bias, True, 1.0, self.eps)
+            self._remember(state.blobs, mean, variance)
+        return y if x.dim() > 1 else y.squeeze(1)
+
+    def _remember(self, blobs: list[Tensor], mean: Tensor, variance: Tensor) -> None:
+        with torch.no_grad():
+            blobs[0].mul_(self.fraction).add_(mean)
+            blobs[1].mul_(self.fraction).add_(variance)
+            blobs[2].mul_(self.fraction).add_(1)
+
+    def _by_global_statistics(
+        self, blobs: list[Tensor], x: Tensor, weight: Tensor | None, bias: Tensor | None
+    ) -> Tensor:
+        scale = blobs[2]
+        factor = torch.where(scale == 0, torch.zeros_like(scale), 1 / scale)
+        return F.batch_norm(
+            x, blobs[0] * factor, blobs[1] * factor, weight, bias, False, 0.0, self.eps
+        )
+
+    def _one_value_per_channel(
+        self, blobs: list[Tensor], x: Tensor, weight: Tensor | None, bias: Tensor | None
+    ) -> Tensor:
+        """m = 1, which torch refuses: x - mean is 0, and so is the variance."""
+        centred = x - x
+        self._remember(blobs, x.detach().reshape(-1), torch.zeros_like(blobs[1]))
+        along = (1, -1) + (1,) * (x.dim() - 2)
+        y = centred / math.sqrt(self.eps)
+        y = y if weight is None else y * weight.view(along)
+        return y if bias is None else y + bias.view(along)
+
+
+class _Broadcast(Layer):
+    """What Scale and Bias share: a blob or second bottom aligned with bottom 0 from `axis` on."""
+
+    bottoms = Count(1, 2)
+
+    def aligned_shape(self, bottoms: Sequence[Shape], axis: int, num_axes: int) -> Shape:
+        """The blob's shape; checks a second bottom against bottom 0."""
+        first = bottoms[0]
+        start = self.axis(axis, len(first)) if first else 0
+        if len(bottoms) == 2:
+            # A scalar second bottom aligns anywhere (axis 0).
+            start = 0 if not bottoms[1] else start
+            self.check_aligned(bottoms, start)
+            self.start = start
+            return bottoms[1]
+        if num_axes < -1:
+            raise self.error(f"num_axes {num_axes} must be -1 (to the end), 0 (a scalar) or more")
+        end = len(first) if num_axes == -1 else start + num_axes
+        if end > len(first):
+            raise self.shape_error(
+                f"axis {axis} and num_axes {num_axes} reach beyond bottom {self.bottom_name(0)} "
+                f"{first}"
+            )
+        self.start = start
+        return tuple(first[start:end])
+
+    start: int
+    blob_shape: Shape
+
+    def check_aligned(self, bottoms: Sequence[Shape], start: int) -> None:
+        """The second bottom must equal a run of bottom 0's axes."""
+        first, second = bottoms
+        if tuple(first[start : start + len(second)]) != tuple(second):
+            raise self.shape_error(
+                f"{self.bottom_name(1)} {second} does not match {self.bottom_name(0)} {first} "
+                f"from axis {start} on"
+            )
+
+    def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        if len(bottoms) == 2:
+            self.check_aligned(bottoms, self.start)
+        elif tuple(bottoms[0][self.start : self.start + len(self.blob_shape)]) != self.blob_shape:
+            raise self.shape_error(
+                f"bottom {self.bottom_name(0)} {bottoms[0]} does not match the blob "
+                f"{self.blob_shape} from axis {self.start} on"
+            )
+        return [bottoms[0]]
+
+    def spread(self, blob: Tensor, x: Tensor) -> Tensor:
+        """A view of `blob` that broadcasts over `x`."""
+        before = (1,) * self.start
+        after = (1,) * (x.dim() - self.start - blob.dim())
+        return blob.reshape(*before, *blob.shape, *after)
+
+
+@register("Scale", "scale_param")
+class Scale(_Broadcast):
+    """y = x · scale (+ bias), both broadcast from `axis` on. Source: layers/scale_layer.cpp."""
+
+    def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
+        param = self.param.scale_param
+        self.blob_shape = self.aligned_shape(bottoms, param.axis, param.num_axes)
+        specs = []
+        if len(bottoms) == 1:
+            given = param.HasField("filler")
+            filler = param.filler if given else pb.FillerParameter(type="constant", value=1)
+            specs.append(BlobSpec(self.blob_shape, filler))
+        if param.bias_term:
+            specs.append(BlobSpec(self.blob_shape, param.bias_filler))
+        return specs
+
+    def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
+        x, blobs = bottoms[0], state.blobs
+        scale = bottoms[1] if len(bottoms) == 2 else blobs[0]
+        y = x * self.spread(scale, x)
+        return y + self.spread(blobs[-1], x) if self.param.scale_param.bias_term else y
+
+
+@register("Bias", "bias_param")
+class Bias(_Broadcast):
+    """y = x + bias, broadcast from `axis`. Source: layers/bias_layer.cpp."""
+
+    def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
+        param = self.param.bias_param
+        self.blob_shape = self.aligned_shape(bottoms, param.axis, param.num_axes)
+        return [BlobSpec(self.blob_shape, param.filler)] if len(bottoms) == 1 else ()
+
+    def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
+        bias = bottoms[1] if len(bottoms) == 2 else state.blobs[0]
+        return bottoms[0] + self.spread(bias, bottoms[0])
+
+
+@register("LRN", "lrn_param")
+class LRN(Layer):
+    """Local response normalization of (N, C, H, W), across channels or within each.
+
+    ACROSS_CHANNELS: x · (k + alpha/n · Σ_{n channels} x²)^-beta. WITHIN_CHANNEL:
+    x · (1 + alpha · mean_{n×n} x²)^-beta, where `k` has no part and the divisor is always n².
+    Source: Caffe layers/lrn_layer.cpp.
+    """
+
+    in_place = False
+    ignored = {"lrn_param.engine": "Caffe's engines compute the same; torch has one"}
+    differences = "`k` is ignored by WITHIN_CHANNEL, as in Caffe"
+
+    def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
+        size = self.param.lrn_param.local_size
+        if size % 2 == 0:
+            raise self.error(f"local_size {size} must be odd")
+        return ()
+
+    def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        if len(bottoms[0]) != 4:
+            raise self.shape_error(
+                f"bottom {self.bottom_name(0)} {bottoms[0]} must have 4 axes (N, C, H, W)"
+            )
+        return [bottoms[0]]
+
+    def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
+        x, param = bottoms[0], self.param.lrn_param
+        size = param.local_size
+        if param.norm_region == pb.LRNParameter.WITHIN_CHANNEL:
+            mean = F.avg_pool2d(x * x, size, 1, size // 2, count_include_pad=True)
+            return x * (1 + param.alpha * mean).pow(-param.beta)
+        squares = F.pad((x * x).unsqueeze(1), (0, 0, 0, 0, size // 2, size // 2))
+        mean = F.avg_pool3d(squares, (size, 1, 1), 1).squeeze(1)
+        return x * (param.k + param.alpha * mean).pow(-param.beta)
+
+
+@register("MVN", "mvn_param")
+class MVN(Layer):
+    """(x - mean) / (sqrt(var) + eps) per (n, c), or per n with across_channels; var is biased.
+
+    Caffe's gradient takes eps for small: (dy - mean(dy) - y·mean(dy·y)) / (sqrt(var) + eps).
+    Source: Caffe layers/mvn_layer.cpp.
+    """
+
+    differences = ""
+
+    def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        if not 1 <= len(bottoms[0]) <= 4:
+            raise self.shape_error(
+                f"bottom {self.bottom_name(0)} {bottoms[0]} must have 1 to 4 axes"
+            )
+        return [bottoms[0]]
+
+    def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
+        x, param = bottoms[0], self.param.mvn_param
+        shape = tuple(x.shape)
+        # Caffe's legacy view: missing axes count as 1.
+        rows = shape[0] if param.across_channels else math.prod(shape[:2])
+        flat = x.reshape(rows, -1)
+        if not param.normalize_variance:
+            return (flat - flat.mean(1, keepdim=True)).reshape(shape)
+        y: Tensor = gradients.MeanVarianceNormalization.apply(flat, param.eps)  # type: ignore[no-untyped-call]
+        return y.reshape(shape)

@@ -1,0 +1,201 @@
+"""The registry of layer types, and what a layer is: shapes without torch, arithmetic with it.
+
+A family of layers is one file beside this one. Its classes say what Caffe's LayerSetUp, Reshape and
+Forward do. Shapes must be known without importing torch (the generator's audit and the summary need
+them), so a family imports torch under TYPE_CHECKING alone and `converters.layers.bind_torch` puts
+the modules in its namespace when `converters.graph` asks for arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, TypeVar
+
+from google.protobuf.message import Message
+
+from converters.errors import NetError, ShapeError
+from converters.proto import caffe_pb2 as pb
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Shape = tuple[int, ...]
+
+# Fields of LayerParameter that the net itself reads (converters.plan), whatever the layer's type.
+NET_FIELDS = frozenset(
+    [
+        "name",
+        "type",
+        "bottom",
+        "top",
+        "loss_weight",
+        "param",
+        "blobs",
+        "include",
+        "exclude",
+        "phase",
+        "propagate_down",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class BlobSpec:
+    """A parameter blob: its shape, its filler, and whether training changes it.
+
+    `trained` is False for statistics that the layer itself keeps (BatchNorm).
+    """
+
+    shape: Shape
+    filler: pb.FillerParameter = field(default_factory=pb.FillerParameter)
+    trained: bool = True
+
+
+class Count(NamedTuple):
+    """How many bottoms or tops a layer takes; `most` None means any number."""
+
+    least: int
+    most: int | None
+
+    def admits(self, number: int) -> bool:
+        """True if `number` blobs are allowed."""
+        return number >= self.least and (self.most is None or number <= self.most)
+
+    def __str__(self) -> str:
+        if self.most == self.least:
+            return f"{self.least}"
+        return f"{self.least} or more" if self.most is None else f"{self.least} to {self.most}"
+
+
+class Environment(NamedTuple):
+    """What a layer may know about the net it stands in."""
+
+    source: str
+    phase: str
+    folder: str = "."
+    allow_python_layers: bool = False
+
+
+class LayerState(Protocol):
+    """What forward may use besides its bottoms: the parameter blobs, and state that it keeps.
+
+    `blobs` are in Caffe's order; `state` holds named tensors that live on the net's device between
+    forwards and are not parameters (a recurrent layer's hidden state).
+    """
+
+    @property
+    def blobs(self) -> list[Tensor]: ...
+    @property
+    def state(self) -> dict[str, Tensor]: ...
+
+
+class Layer:
+    """One layer of a net; subclasses are registered under their Caffe type.
+
+    Class attributes say what Caffe's layer headers say: how many bottoms and tops, which bottoms
+    never receive a gradient, whether the tops come from outside (`is_data`) or default to a loss.
+    """
+
+    type: ClassVar[str]
+    params: ClassVar[tuple[str, ...]] = ()
+    ignored: ClassVar[Mapping[str, str]] = {}
+    refused: ClassVar[Mapping[str, str]] = {}
+    differences: ClassVar[str] = ""
+    bottoms: ClassVar[Count] = Count(1, 1)
+    tops: ClassVar[Count] = Count(1, 1)
+    equal_bottoms_and_tops: ClassVar[bool] = False
+    is_data: ClassVar[bool] = False
+    is_loss: ClassVar[bool] = False
+    no_gradient: ClassVar[tuple[int, ...]] = ()
+    in_place: ClassVar[bool] = True
+
+    def __init__(self, param: pb.LayerParameter, environment: Environment) -> None:
+        self.param = param
+        self.environment = environment
+        self.name: str = param.name
+        self.phase = environment.phase
+
+    # What a family implements -------------------------------------------------------------------
+
+    def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
+        """Check the fields against the bottoms' shapes; declare the parameter blobs."""
+        return ()
+
+    def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        """The tops' shapes for the bottoms'; called after `setup`, again for every new shape."""
+        return [bottoms[0]]
+
+    def state_shapes(self, bottoms: Sequence[Shape]) -> dict[str, Shape]:
+        """Names and shapes of state kept between forwards, zero at first."""
+        return {}
+
+    def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """The top, or the tuple of tops if there are several (or a variable number)."""
+        raise NotImplementedError
+
+    def multiply_adds(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+        """Multiply-adds of a forward over the whole batch; convolutions and products count."""
+        return 0
+
+    # What they may use --------------------------------------------------------------------------
+
+    def error(self, message: str) -> NetError:
+        """An error about this layer's fields."""
+        return NetError(f'{self.environment.source}: layer "{self.name}" ({self.type}): {message}')
+
+    def shape_error(self, message: str) -> ShapeError:
+        """An error about this layer's shapes."""
+        return ShapeError(
+            f'{self.environment.source}: layer "{self.name}" ({self.type}): {message}'
+        )
+
+    def bottom_name(self, index: int) -> str:
+        """The name of a bottom, quoted for an error."""
+        return f'"{self.param.bottom[index]}"'
+
+    def axis(self, axis: int, number_of_axes: int, field_name: str = "axis") -> int:
+        """`axis` counted from the front; a negative one counts from the back."""
+        if not -number_of_axes <= axis < number_of_axes:
+            raise self.shape_error(
+                f"{field_name} {axis} is out of range for a blob of {number_of_axes} axes "
+                f"(accepted: {-number_of_axes} to {number_of_axes - 1})"
+            )
+        return axis % number_of_axes
+
+    def require_same_count(self, bottoms: Sequence[Shape], first: int = 0, second: int = 1) -> None:
+        """Raise unless two bottoms have equally many values."""
+        if math.prod(bottoms[first]) != math.prod(bottoms[second]):
+            raise self.shape_error(
+                f"{self.bottom_name(first)} {bottoms[first]} and {self.bottom_name(second)} "
+                f"{bottoms[second]} must have the same number of values"
+            )
+
+
+LayerClass = TypeVar("LayerClass", bound=type[Layer])
+LAYERS: dict[str, type[Layer]] = {}
+
+
+def register(type_name: str, *params: str) -> Callable[[LayerClass], LayerClass]:
+    """Register a layer class under its Caffe type; `params` are the LayerParameter fields it reads.
+
+    Raises:
+        ValueError: the type is registered already.
+    """
+
+    def add(cls: LayerClass) -> LayerClass:
+        if type_name in LAYERS:
+            raise ValueError(f"layer type {type_name} is registered twice")
+        cls.type = type_name
+        cls.params = params
+        LAYERS[type_name] = cls
+        return cls
+
+    return add
+
+
+def parameter_message(layer_param: pb.LayerParameter, field_name: str) -> Message:
+    """The message of one parameter field, for tools that walk the descriptor."""
+    message: Message = getattr(layer_param, field_name)
+    return message

@@ -1,0 +1,544 @@
+"""Layers over spatial axes: Convolution, Deconvolution, Pooling, Im2col, SPP, Crop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from converters.layers.registry import BlobSpec, Count, Layer, LayerState, Shape, register
+from converters.proto import caffe_pb2 as pb
+
+if TYPE_CHECKING:
+    import torch
+    import torch.nn.functional as F
+    from torch import Tensor
+
+FLT_MAX = 3.4028234663852886e38
+ENGINE = "Caffe's engines compute the same; torch chooses its own kernels"
+
+
+class Windows(NamedTuple):
+    """Kernel, stride, pad and dilation per spatial axis."""
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    pad: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+
+class _Convolving(Layer):
+    """What Convolution, Deconvolution and Im2col share (base_conv_layer.cpp LayerSetUp)."""
+
+    equal_bottoms_and_tops = True
+    bottoms = Count(1, None)
+    tops = Count(1, None)
+
+    def windows(self, bottom: Shape) -> Windows:
+        """Read kernel, stride, pad and dilation for a bottom of this shape."""
+        self.channel_axis = self.axis(self.param.convolution_param.axis, len(bottom))
+        axes = len(bottom) - self.channel_axis - 1
+        windows = Windows(
+            self._per_axis("kernel", "kernel_size", axes, None),
+            self._per_axis("stride", "stride", axes, 1),
+            self._per_axis("pad", "pad", axes, 0),
+            self._per_axis("dilation", "dilation", axes, 1),
+        )
+        for name in ("kernel", "stride", "dilation"):
+            if any(size <= 0 for size in getattr(windows, name)):
+                raise self.error(f"{name} {getattr(windows, name)} must be positive on every axis")
+        return windows
+
+    def _per_axis(
+        self, name: str, repeated: str, axes: int, default: int | None
+    ) -> tuple[int, ...]:
+        param = self.param.convolution_param
+        height_width = (f"{name}_h", f"{name}_w")
+        values = list(getattr(param, repeated))
+        if name != "dilation" and any(param.HasField(field) for field in height_width):
+            if axes != 2:
+                raise self.error(
+                    f"{name}_h and {name}_w need 2 spatial axes, the bottom has {axes}"
+                )
+            if values:
+                raise self.error(f"give {repeated} or {name}_h and {name}_w, not both")
+            return tuple(getattr(param, field) for field in height_width)
+        if not values and default is not None:
+            values = [default]
+        if len(values) not in (1, axes):
+            raise self.error(
+                f"{repeated} is given {len(values)} times; give it once, or once for each of the "
+                f"{axes} spatial axes"
+            )
+        return tuple(values * axes if len(values) == 1 else values)
+
+    def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
+        """floor((size + 2·pad - extent) / stride) + 1 with extent = dilation·(kernel-1) + 1."""
+        w = self.w
+        sizes = tuple(
+            (n + 2 * p - (d * (k - 1) + 1)) // s + 1
+            for n, k, s, p, d in zip(size, w.kernel, w.stride, w.pad, w.dilation)
+        )
+        if any(n < 1 for n in sizes):
+            raise self.shape_error(
+                f"kernel {w.kernel} (dilation {w.dilation}) does not fit bottom size "
+                f"{tuple(size)} with pad {w.pad}"
+            )
+        return sizes
+
+    w: Windows
+    channel_axis: int
+    out: int
+    group: int
+
+    def weights(self, bottoms: Sequence[Shape], transposed: bool) -> list[BlobSpec]:
+        """Declare weight and bias; check channels against group."""
+        param = self.param.convolution_param
+        self.w = self.windows(bottoms[0])
+        channels = bottoms[0][self.channel_axis]
+        self.out, self.group = param.num_output, param.group
+        if self.out <= 0:
+            raise self.error(f"num_output {self.out} must be positive")
+        if self.group <= 0:
+            raise self.error(f"group {self.group} must be positive")
+        for label, number in (("bottom channels", channels), ("num_output", self.out)):
+            if number % self.group:
+                raise self.error(f"{label} {number} is not divisible by group {self.group}")
+        rows, columns = (channels, self.out) if transposed else (self.out, channels)
+        shape = (rows, columns // self.group, *self.w.kernel)
+        specs = [BlobSpec(shape, param.weight_filler)]
+        if param.bias_term:
+            specs.append(BlobSpec((self.out,), param.bias_filler))
+        self.channels = channels
+        return specs
+
+    channels: int
+
+    def check_bottoms(self, bottoms: Sequence[Shape]) -> None:
+        """All bottoms must look alike, with the channels that the weights were made for."""
+        for index, shape in enumerate(bottoms):
+            if shape != bottoms[0]:
+                raise self.shape_error(
+                    f"all bottoms must have one shape: {self.bottom_name(0)} is {bottoms[0]}, "
+                    f"{self.bottom_name(index)} is {shape}"
+                )
+        if len(bottoms[0]) != self.channel_axis + 1 + len(self.w.kernel):
+            raise self.shape_error(
+                f"bottom {self.bottom_name(0)} {bottoms[0]} has no longer "
+                f"{len(self.w.kernel)} spatial axes"
+            )
+        if bottoms[0][self.channel_axis] != self.channels:
+            raise self.shape_error(
+                f"bottom {self.bottom_name(0)} {bottoms[0]} has {bottoms[0][self.channel_axis]} "
+                f"channels on axis {self.channel_axis}, the weights take {self.channels}"
+            )
+
+    def as_batch(self, x: Tensor) -> Tensor:
+        """Flatten the axes before the channels into one; give at least one spatial axis."""
+        if self.channel_axis != 1:
+            x = x.reshape(-1, *x.shape[self.channel_axis :])
+        return x if self.w.kernel else x.unsqueeze(-1)
+
+    def from_batch(self, y: Tensor, x: Tensor) -> Tensor:
+        """Undo `as_batch` on a result for bottom `x`."""
+        if not self.w.kernel:
+            y = y.squeeze(-1)
+        return (
+            y if self.channel_axis == 1 else y.reshape(*x.shape[: self.channel_axis], *y.shape[1:])
+        )
+
+
+@register("Convolution", "convolution_param")
+class Convolution(_Convolving):
+    """Cross-correlation with grouped weights (out, in / group, k…); several bottoms share them.
+
+    Source: Caffe layers/base_conv_layer.cpp, conv_layer.cpp.
+    """
+
+    ignored = {
+        "convolution_param.engine": ENGINE,
+        "convolution_param.force_nd_im2col": "chooses Caffe's N-d im2col code for the same result",
+    }
+
+    def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
+        specs = self.weights(bottoms, transposed=False)
+        if len(self.w.kernel) > 3:
+            raise self.error(f"{len(self.w.kernel)} spatial axes; torch convolves 3 at most")
+        return specs
+
+    def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        self.check_bottoms(bottoms)
+        size = self.output_size(bottoms[0][self.channel_axis + 1 :])
+        return [(*bottoms[0][: self.channel_axis], self.out, *size)] * len(bottoms)
+
+    def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
+        tops = tuple(self._convolve(state.blobs, x) for x in bottoms)
+        return tops[0] if len(tops) == 1 else tops
+
+    def _convolve(self, blobs: list[Tensor], x: Tensor) -> Tensor:
+        weight, bias = blobs[0], blobs[1] if len(blobs) > 1 else None
+        w = self.w if self.w.kernel else Windows((1,), (1,), (0,), (1,))
+        convolve = (F.conv1d, F.conv2d, F.conv3d)[len(w.kernel) - 1]
+        weight = weight if self.w.kernel else weight.unsqueeze(-1)
+        y = convolve(self.as_batch(x), weight, bias, w.stride, w.pad, w.dilation, self.group)
+        return self.from_batch(y, x)
+
+    def multiply_adds(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+        per_output = self.channels // self.group * math.prod(self.w.kernel)
+        return sum(math.prod(top) for top in tops) * per_output
+
+
+@register("Deconvolution", "convolution_param")
+class Deconvolution(_Convolving):
+    """Transposed convolution with weights (in, out / group, k…); the bias fans are Caffe's.
+
+    top size = stride·(size-1) + dilation·(kernel-1) + 1 - 2·pad. Source: layers/deconv_layer.cpp.
+    """
+
+    ignored = Convolution.ignored
+
+    def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
+        specs = self.weights(bottoms, transposed=True)
+        if len(self.w.kernel) > 3:
+            raise self.error(f"{len(self.w.kernel)} spatial axes; torch convolves 3 at most")
+        return specs
+
+    def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        self.check_bottoms(bottoms)
+        w = self.w
+        size = tuple(
+            s * (n - 1) + d * (k - 1) + 1 - 2 * p
+            for n, k, s, p, d in zip(
+                bottoms[0][self.channel_axis + 1 :], w.kernel, w.stride, w.pad, w.dilation
+            )
+        )
+        if any(n < 1 for n in size):
+            raise self.shape_error(
+                f"bottom {self.bottom_name(0)} {bottoms[0]} gives top size {size} with "
+                f"kernel {w.kernel}, stride {w.stride}, pad {w.pad}"
+            )
+        return [(*bottoms[0][: self.channel_axis], self.out, *size)] * len(bottoms)
+
+    def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
+        tops = tuple(self._convolve(state.blobs, x) for x in bottoms)
+        return tops[0] if len(tops) == 1 else tops
+
+    def _convolve(self, blobs: list[Tensor], x: Tensor) -> Tensor:
+        weight, bias = blobs[0], blobs[1] if len(blobs) > 1 else None
+        w = self.w if self.w.kernel else Windows((1,), (1,), (0,), (1,))
+        transposed = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[len(w.kernel) - 1]
+        weight = weight if self.w.kernel else weight.unsqueeze(-1)
+        y = transposed(self.as_batch(x), weight, bias, w.stride, w.pad, 0, self.group, w.dilation)
+        return self.from_batch(y, x)
+
+    def multiply_adds(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+        per_input = self.out // self.group * math.prod(self.w.kernel)
+        return sum(math.prod(bottom) for bottom in bottoms) * per_input
+
+
+@register("Im2col", "convolution_param")
+class Im2col(_Convolving):
+    """The columns that a convolution multiplies: (N, C·kh·kw, oh, ow). Source: im2col_layer.cpp."""
+
+    equal_bottoms_and_tops = False
+    bottoms = Count(1, 1)
+    tops = Count(1, 1)
+    in_place = False
+    ignored = {
+        f"convolution_param.{name}": "Im2col reads only kernel, stride, pad, dilation and axis"
+        for name in ["num_output", "bias_term", "group", "weight_filler", "bias_filler"]
+    } | Convolution.ignored
+
+    def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
+        self.w = self.windows(bottoms[0])
+        if not self.w.kernel:
+            raise self.shape_error(
+                f"bottom {self.bottom_name(0)} {bottoms[0]} has no axis after "
+                f"channel axis {self.channel_axis}"
+            )
+        return ()
+
+    def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        axis = self.channel_axis
+        size = self.output_size(bottoms[0][axis + 1 :])
+        channels = bottoms[0][axis] * math.prod(self.w.kernel)
+        return [(*bottoms[0][:axis], channels, *size)]
+
+    def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
+        x = self.as_batch(bottoms[0])
+        axes = len(self.w.kernel)
+        x = F.pad(x, [p for pad in reversed(self.w.pad) for p in (pad, pad)])
+        for axis, (k, s, d) in enumerate(zip(self.w.kernel, self.w.stride, self.w.dilation)):
+            x = x.unfold(2 + axis, d * (k - 1) + 1, s)[..., ::1]
+            x = x[..., torch.arange(0, d * (k - 1) + 1, d, device=x.device)]
+        # (N, C, o…, k…) → (N, C, k…, o…)
+        x = x.permute(0, 1, *range(2 + axes, 2 + 2 * axes), *range(2, 2 + axes))
+        y = x.reshape(x.shape[0], -1, *x.shape[2 + axes :])
+        return self.from_batch(y, bottoms[0])
+
+
+class PoolingWindows(NamedTuple):
+    """Pooling's geometry on the two spatial axes."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    pad: tuple[int, int]
+    floor: bool = False
+
+
+def pooled_size(layer: Layer, size: tuple[int, int], w: PoolingWindows) -> tuple[int, int]:
+    """Caffe's rounding: ceil (or floor), less a last window that starts beyond image and pad.
+
+    With pad 0 Caffe keeps such a window and reads outside the image: that shape is refused.
+    """
+    out = []
+    for n, k, s, p in zip(size, w.kernel, w.stride, w.pad):
+        steps = (n + 2 * p - k) / s
+        length = (math.floor(steps) if w.floor else math.ceil(steps)) + 1
+        if any(w.pad) and (length - 1) * s >= n + p:
+            length -= 1
+        if length < 1 or n + 2 * p < 1:
+            raise layer.shape_error(
+                f"kernel {w.kernel} with stride {w.stride} and pad {w.pad} does not fit "
+                f"bottom size {size}"
+            )
+        if (length - 1) * s - p >= n:
+            raise layer.shape_error(
+                f"kernel {w.kernel}, stride {w.stride}, pad {w.pad} put the last window outside "
+                f"bottom size {size} (Caffe would read beyond the blob); use a stride of at most "
+                "the kernel size, or round_mode: FLOOR"
+            )
+        out.append(length)
+    return out[0], out[1]
+
+
+def _padded(x: Tensor, w: PoolingWindows, out: tuple[int, int], value: float) -> Tensor:
+    """Pad so that every window of Caffe's lies inside: left by pad, right as far as they reach."""
+    sides: list[int] = []
+    for axis in (1, 0):
+        reach = (out[axis] - 1) * w.stride[axis] + w.kernel[axis] - w.pad[axis]
+        sides += [w.pad[axis], max(0, reach - x.shape[2 + axis])]
+    return F.pad(x, sides, value=value) if any(sides) else x
+
+
+def max_pool(layer: Layer, x: Tensor, w: PoolingWindows) -> tuple[Tensor, Tensor]:
+    """Maximum and its flat index h·W + w in the image; the first of equals wins, NaN never."""
+    height, width = x.shape[2], x.shape[3]
+    out = pooled_size(layer, (height, width), w)
+    x = torch.nan_to_num(x, nan=-FLT_MAX, posinf=math.inf, neginf=-FLT_MAX)
+    x = _padded(x, w, out, -math.inf)
+    y, index = F.max_pool2d(x, w.kernel, w.stride, return_indices=True)
+    y, index = y[:, :, : out[0], : out[1]], index[:, :, : out[0], : out[1]]
+    row = torch.div(index, x.shape[3], rounding_mode="floor") - w.pad[0]
+    column = index % x.shape[3] - w.pad[1]
+    return y, (row * width + column).to(y.dtype)
+
+
+def average_pool(layer: Layer, x: Tensor, w: PoolingWindows) -> Tensor:
+    """Mean over each window; padding counts in the divisor, what reaches beyond it does not."""
+    out = pooled_size(layer, (x.shape[2], x.shape[3]), w)
+    simple = all(2 * p <= k for p, k in zip(w.pad, w.kernel))
+    y = (
+        F.avg_pool2d(x, w.kernel, w.stride, w.pad, ceil_mode=not w.floor, count_include_pad=True)
+        if simple
+        else F.avg_pool2d(
+            F.pad(x, (w.pad[1], w.pad[1], w.pad[0], w.pad[0])),
+            w.kernel,
+            w.stride,
+            ceil_mode=not w.floor,
+            count_include_pad=False,
+        )
+    )
+    return y[:, :, : out[0], : out[1]]
+
+
+def stochastic_pool(layer: Layer, x: Tensor, w: PoolingWindows) -> Tensor:
+    """TRAIN: one value of the window, drawn in proportion to it; TEST: Σx² / Σx (0 for Σx = 0).
+
+    Source: Caffe layers/pooling_layer.cu (its CPU code has none).
+    """
+    out = pooled_size(layer, (x.shape[2], x.shape[3]), w)
+    windows = _padded(x, w, out, 0.0).unfold(2, w.kernel[0], w.stride[0])
+    windows = windows.unfold(3, w.kernel[1], w.stride[1])[:, :, : out[0], : out[1]].flatten(4)
+    total = windows.sum(-1)
+    if layer.phase == "TEST":
+        return (windows * windows).sum(-1) / torch.where(total == 0, torch.ones_like(total), total)
+    threshold = torch.rand_like(total) * total.detach()
+    reached = windows.detach().cumsum(-1) >= threshold.unsqueeze(-1)
+    chosen = reached.to(torch.uint8).argmax(-1, keepdim=True)
+    return windows.gather(-1, chosen).squeeze(-1)
+
+
+@register("Pooling", "pooling_param")
+class Pooling(Layer):
+    """MAX (with an optional mask top), AVE or STOCHASTIC pooling of (N, C, H, W).
+
+    Source: Caffe layers/pooling_layer.cpp.
+    """
+
+    tops = Count(1, 2)
+    in_place = False
+    ignored = {"pooling_param.engine": ENGINE}
+    differences = (
+        "a window that lies outside the image (pad 0, stride larger than the kernel) is refused: "
+        "Caffe reads and writes beyond the blob there"
+    )
+
+    def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
+        param = self.param.pooling_param
+        sized = param.HasField("kernel_size")
+        both = param.HasField("kernel_h") and param.HasField("kernel_w")
+        either = param.HasField("kernel_h") or param.HasField("kernel_w")
+        if param.global_pooling:
+            if sized or either:
+                raise self.error("global_pooling takes the bottom's size: leave kernel_size out")
+        elif sized == either or (either and not both):
+            raise self.error("give kernel_size, or kernel_h and kernel_w")
+        for name in ("pad", "stride"):
+            pair = [param.HasField(f"{name}_h"), param.HasField(f"{name}_w")]
+            if (param.HasField(name) and any(pair)) or any(pair) != all(pair):
+                raise self.error(f"give {name}, or {name}_h and {name}_w")
+        if len(self.param.top) == 2 and param.pool != pb.PoolingParameter.MAX:
+            raise self.error("only MAX pooling has a second top, the mask")
+        w = self.windows((2**20, 2**20))
+        if param.global_pooling and (w.pad != (0, 0) or w.stride != (1, 1)):
+            raise self.error(
+                f"global_pooling needs pad 0 and stride 1, got pad {w.pad} and stride {w.stride}"
+            )
+        if min(w.kernel) < 1 or min(w.stride) < 1:
+            raise self.error(f"kernel {w.kernel} and stride {w.stride} must be positive")
+        if any(w.pad) and param.pool == pb.PoolingParameter.STOCHASTIC:
+            raise self.error("padding is implemented for MAX and AVE pooling alone")
+        if any(p >= k for p, k in zip(w.pad, w.kernel)):
+            raise self.error(f"pad {w.pad} must be smaller than kernel {w.kernel}")
+        return ()
+
+    def windows(self, size: tuple[int, int]) -> PoolingWindows:
+        """The geometry for an image of this size."""
+        p = self.param.pooling_param
+        kernel = (p.kernel_size,) * 2 if p.HasField("kernel_size") else (p.kernel_h, p.kernel_w)
+        pad = (p.pad_h, p.pad_w) if p.HasField("pad_h") else (p.pad, p.pad)
+        stride = (p.stride_h, p.stride_w) if p.HasField("stride_h") else (p.stride, p.stride)
+        if p.global_pooling:
+            kernel = size
+        return PoolingWindows(kernel, stride, pad, p.round_mode == pb.PoolingParameter.FLOOR)
+
+    def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        if len(bottoms[0]) != 4:
+            raise self.shape_error(
+                f"bottom {self.bottom_name(0)} {bottoms[0]} must have 4 axes (N, C, H, W)"
+            )
+        size = (bottoms[0][2], bottoms[0][3])
+        out = pooled_size(self, size, self.windows(size))
+        return [(*bottoms[0][:2], *out)] * len(self.param.top)
+
+    def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
+        x = bottoms[0]
+        w = self.windows((x.shape[2], x.shape[3]))
+        method = self.param.pooling_param.pool
+        if method == pb.PoolingParameter.AVE:
+            return average_pool(self, x, w)
+        if method == pb.PoolingParameter.STOCHASTIC:
+            return stochastic_pool(self, x, w)
+        y, mask = max_pool(self, x, w)
+        return (y, mask) if len(self.param.top) == 2 else y
+
+
+@register("SPP", "spp_param")
+class SPP(Layer):
+    """Spatial pyramid pooling: level l pools into 2^l × 2^l bins; all are flattened and joined.
+
+    kernel = ceil(size / bins), pad = (kernel·bins - size + 1) / 2, stride = kernel; a pyramid of
+    height 1 stays (N, C, 1, 1). Source: Caffe layers/spp_layer.cpp.
+    """
+
+    in_place = False
+    ignored = {"spp_param.engine": ENGINE}
+
+    def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
+        height = self.param.spp_param.pyramid_height
+        if not 1 <= height <= 16:
+            raise self.error(f"pyramid_height {height} must be from 1 to 16")
+        return ()
+
+    def _levels(self, size: tuple[int, int]) -> list[PoolingWindows]:
+        levels = []
+        for level in range(self.param.spp_param.pyramid_height):
+            bins = 2**level
+            kernel = tuple(-(-n // bins) for n in size)
+            pad = tuple((k * bins - n + 1) // 2 for k, n in zip(kernel, size))
+            if any(p >= k for p, k in zip(pad, kernel)):
+                raise self.shape_error(
+                    f"level {level} of the pyramid needs {bins} × {bins} bins, too many for "
+                    f"bottom size {size}"
+                )
+            levels.append(
+                PoolingWindows((kernel[0], kernel[1]), (kernel[0], kernel[1]), (pad[0], pad[1]))
+            )
+        return levels
+
+    def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        if len(bottoms[0]) != 4:
+            raise self.shape_error(
+                f"bottom {self.bottom_name(0)} {bottoms[0]} must have 4 axes (N, C, H, W)"
+            )
+        n, channels, height, width = bottoms[0]
+        sizes = [pooled_size(self, (height, width), w) for w in self._levels((height, width))]
+        if len(sizes) == 1:
+            return [(n, channels, *sizes[0])]
+        return [(n, sum(channels * h * w for h, w in sizes))]
+
+    def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
+        x = bottoms[0]
+        pool: dict[int, Callable[[PoolingWindows], Tensor]] = {
+            pb.SPPParameter.MAX: lambda w: max_pool(self, x, w)[0],
+            pb.SPPParameter.AVE: lambda w: average_pool(self, x, w),
+            pb.SPPParameter.STOCHASTIC: lambda w: stochastic_pool(self, x, w),
+        }
+        levels = [
+            pool[self.param.spp_param.pool](w) for w in self._levels((x.shape[2], x.shape[3]))
+        ]
+        return levels[0] if len(levels) == 1 else torch.cat([y.flatten(1) for y in levels], 1)
+
+
+@register("Crop", "crop_param")
+class Crop(Layer):
+    """Bottom 0 cut to bottom 1's size from `axis` on, at `offset`. Source: crop_layer.cpp."""
+
+    bottoms = Count(2, 2)
+    no_gradient = (1,)
+    in_place = False
+
+    def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        source, reference = bottoms
+        if len(source) != len(reference):
+            raise self.shape_error(
+                f"{self.bottom_name(0)} {source} and {self.bottom_name(1)} {reference} must have "
+                "the same number of axes"
+            )
+        for axis, offset in self._offsets(source).items():
+            if reference[axis] + offset > source[axis]:
+                raise self.shape_error(
+                    f"offset {offset} and size {reference[axis]} of {self.bottom_name(1)} exceed "
+                    f"size {source[axis]} of {self.bottom_name(0)} on axis {axis}"
+                )
+        start = self.axis(self.param.crop_param.axis, len(source))
+        return [(*source[:start], *reference[start:])]
+
+    def _offsets(self, source: Shape) -> dict[int, int]:
+        param = self.param.crop_param
+        start = self.axis(param.axis, len(source))
+        axes = range(start, len(source))
+        given = list(param.offset) or [0]
+        if len(given) not in (1, len(axes)):
+            raise self.error(
+                f"offset is given {len(given)} times; give none, one, or one for each of the "
+                f"{len(axes)} cropped axes"
+            )
+        return dict(zip(axes, given * len(axes) if len(given) == 1 else given))
+
+    def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
+        y = bottoms[0]
+        for axis, offset in self._offsets(tuple(y.shape)).items():
+            y = y.narrow(axis, offset, bottoms[1].shape[axis])
+        return y.contiguous()

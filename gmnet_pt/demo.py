@@ -1,0 +1,55 @@
+"""The last words of `make demo`: the test accuracy that a run reached, and where its files are.
+
+Reads the record that `gmnet_pt.train` keeps (`gmnet_pt.run_record`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from converters.cli import run_guarded
+from converters.errors import CaffeError
+from gmnet_pt.events import Scores, Snapshot
+from gmnet_pt.run_record import parse_record
+
+LEAST = 0.97
+"""The accuracy that the demo's net reaches on scikit-learn's digits; less means a broken build."""
+
+
+def report(record: Path) -> str:
+    """What to print about the run in `record` (train.jsonl); its last test and snapshot count.
+
+    Raises:
+        CaffeError: there is no such run, it has no test, or its accuracy is below `LEAST`.
+    """
+    try:
+        events = parse_record(record.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CaffeError(f"{record}: cannot be read: {error.strerror}") from error
+    tests = [event for event in events if isinstance(event, Scores)]
+    scores = {output.name: output.value for output in tests[-1].outputs} if tests else {}
+    if "accuracy" not in scores:
+        raise CaffeError(f"{record}: the run has no test accuracy")
+    accuracy, iteration = scores["accuracy"], tests[-1].iteration
+    if not accuracy >= LEAST:
+        raise CaffeError(f"{record}: test accuracy {accuracy:.2%}, at least {LEAST:.0%} is due")
+    lines = [f"Test accuracy {accuracy:.2%} after {iteration} iterations."]
+    snapshots = [event for event in events if isinstance(event, Snapshot)]
+    if snapshots:
+        lines.append(f"Weights: {snapshots[-1].model}; to go on from: {snapshots[-1].state}")
+    lines.append(f"Log: {record.with_suffix('.log')}; record: {record}")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Print the report of the run whose record is given."""
+    parser = argparse.ArgumentParser(prog="python -m gmnet_pt.demo", description=__doc__)
+    parser.add_argument("record", type=Path, help="train.jsonl of the run")
+    print(report(parser.parse_args().record))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_guarded(main))

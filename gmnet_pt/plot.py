@@ -1,0 +1,145 @@
+"""`python -m gmnet_pt.plot LOG… OUT.png`: loss and test curves from our logs and from Caffe's.
+
+A LOG is a JSON record (train.jsonl) or a text log; `gmnet_pt.run_record` and `gmnet_pt.caffe_log`
+read them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from functools import singledispatch
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from converters.cli import run_guarded
+from converters.errors import DataError, MissingExtraError, OutputError
+from converters.files import written_beside
+from gmnet_pt.caffe_log import parse_caffe_log
+from gmnet_pt.events import Display, Event, Output, Scores
+from gmnet_pt.run_record import parse_record
+
+FORMATS = (".png", ".svg", ".pdf")
+
+
+class Curve(NamedTuple):
+    """One value over the iterations; `phase` is train or test."""
+
+    phase: str
+    name: str
+    is_loss: bool
+
+
+Curves = Mapping[Curve, Mapping[int, float]]
+
+
+def read_log(path: Path) -> list[Event]:
+    """The events of a JSON record or of a log in Caffe's form.
+
+    Raises:
+        DataError: the file cannot be read, or has neither displays nor tests.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8", errors="replace")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    events = parse_record(text) if text.startswith("{") else parse_caffe_log(text)
+    if not curves(events):
+        raise DataError(
+            f"{path}: no losses or tests in it; a log of Caffe's or a train.jsonl was expected"
+        )
+    return events
+
+
+def curves(events: Iterable[Event]) -> Curves:
+    """What the events tell about losses and outputs; a resumed run overwrites what it repeats."""
+    found: dict[Curve, dict[int, float]] = defaultdict(dict)
+    for event in events:
+        for curve, iteration, value in _points(event):
+            found[curve][iteration] = value
+    return found
+
+
+@singledispatch
+def _points(event: Event) -> Iterable[tuple[Curve, int, float]]:
+    return ()
+
+
+@_points.register
+def _(event: Display) -> Iterable[tuple[Curve, int, float]]:
+    yield from _output_points("train", "", event.iteration, event.outputs)
+    # After the outputs: the smoothed loss replaces the batch's own.
+    yield Curve("train", "loss", True), event.iteration, event.loss
+
+
+@_points.register
+def _(event: Scores) -> Iterable[tuple[Curve, int, float]]:
+    net = f" (net #{event.net})" if event.net else ""
+    yield from _output_points("test", net, event.iteration, event.outputs)
+    if event.test_loss is not None:
+        yield Curve("test", f"total loss{net}", True), event.iteration, event.test_loss
+
+
+def _output_points(
+    phase: str, net: str, iteration: int, outputs: Sequence[Output]
+) -> Iterable[tuple[Curve, int, float]]:
+    for output in outputs:
+        yield Curve(phase, output.name + net, output.loss_weight != 0), iteration, output.value
+
+
+def draw(logs: Mapping[str, Curves], out: Path) -> None:
+    """Draw all curves of the labelled logs: losses on the left, other outputs on the right.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        OutputError: `out` cannot be written, or its format is not one of FORMATS.
+    """
+    if out.suffix not in FORMATS:
+        raise OutputError(f"{out}: cannot draw as {out.suffix!r}, only as {', '.join(FORMATS)}")
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "plots", "drawing curves") from error
+    panels = sorted({curve.is_loss for log in logs.values() for curve in log}, reverse=True)
+    figure = Figure(figsize=(7 * len(panels), 5), layout="constrained")
+    for place, is_loss in enumerate(panels):
+        axes = figure.add_subplot(1, len(panels), place + 1)
+        for label, log in logs.items():
+            prefix = f"{label}: " if len(logs) > 1 else ""
+            _draw_panel(
+                axes, prefix, {c: points for c, points in log.items() if c.is_loss is is_loss}
+            )
+        axes.set(xlabel="iteration", ylabel="loss" if is_loss else "value")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    with written_beside(out) as partial:
+        figure.savefig(partial, format=out.suffix[1:], dpi=120)
+
+
+def _draw_panel(axes: Any, prefix: str, log: Curves) -> None:
+    for curve, points in log.items():
+        iterations = sorted(points)
+        values = [points[iteration] for iteration in iterations]
+        marker = "o" if curve.phase == "test" else None
+        label = f"{prefix}{curve.phase} {curve.name}"
+        axes.plot(iterations, values, label=label, marker=marker, markersize=4, linewidth=1.2)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m gmnet_pt.plot", description=__doc__)
+    parser.add_argument("logs", metavar="LOG", nargs="+", type=Path, help="train.jsonl or a log")
+    parser.add_argument("out", metavar="OUT", type=Path, help=f"a {', '.join(FORMATS)} file")
+    args = parser.parse_args(argv)
+
+    def run() -> int:
+        draw({str(log): curves(read_log(log)) for log in args.logs}, args.out)
+        return 0
+
+    return run_guarded(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

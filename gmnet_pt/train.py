@@ -1,0 +1,120 @@
+"""`python -m gmnet_pt.train NET|SOLVER`: train a net as `caffe train` would.
+
+Exit status: 0 trained to max_iter; 1 a clear error; 2 wrong usage; 130 or 143 stopped by SIGINT or
+SIGTERM after a snapshot (unless the solver or the signal's effect says otherwise).
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from converters.cli import run_guarded
+from converters.prototxt import to_text
+from gmnet_pt.events import Event, Message
+from gmnet_pt.log import TrainingLog, describe_run, open_log
+from gmnet_pt.solver import PRECISIONS, Request, Solver
+
+
+class Signals:
+    """Turns signals into requests that the solver answers between two iterations.
+
+    SIGTERM stops; SIGINT and SIGHUP do what they are told to. A second SIGINT interrupts at once.
+    """
+
+    def __init__(self, on_interrupt: Request, on_hangup: Request) -> None:
+        self._effects = {
+            signal.SIGINT: on_interrupt,
+            signal.SIGHUP: on_hangup,
+            signal.SIGTERM: Request.STOP,
+        }
+        self._pending = Request.NONE
+        self.received: int | None = None
+        for number in self._effects:
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.received == number:
+            raise KeyboardInterrupt
+        effect = self._effects[signal.Signals(number)]
+        if effect is Request.STOP:
+            self.received = number
+        if self._pending is not Request.STOP:
+            self._pending = effect
+
+    def __call__(self) -> Request:
+        """The request since the last call."""
+        pending, self._pending = self._pending, Request.NONE
+        return pending
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    effects = [request.value for request in Request]
+    add = parser.add_argument
+    add("path", metavar="NET|SOLVER", help="a solver, or a net with solver.prototxt beside it")
+    add("--solver", help="the solver for a net that lies elsewhere")
+    add("--weights", default="", help="caffemodels to start from, comma-separated")
+    add("--snapshot", help="a .solverstate to continue from")
+    add("--strict", action="store_true", help="a layer that no weights file has is an error")
+    add("--device", help="cpu, cuda or cuda:N; otherwise solver_mode and device_id decide")
+    add("--precision", choices=list(PRECISIONS), default="fp32", help="fp32 follows Caffe")
+    add("--max-iter", type=int, help="the same as --set max_iter=N")
+    add("--set", action="append", default=[], metavar="FIELD=VALUE", help="override a solver field")
+    add("--log", choices=["caffe", "bar"], help="default: a bar on a terminal, else Caffe's lines")
+    add("--tensorboard", action="store_true", help="write TensorBoard events beside the log")
+    add("--sigint-effect", choices=effects, default="stop", help="what Ctrl-C does (snapshots too)")
+    add("--sighup-effect", choices=effects, default="snapshot", help="what SIGHUP does")
+    add("--allow-python-layers", action="store_true", help="run the code that Python layers name")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train; returns the exit status."""
+    overrides = list(args.set)
+    if args.max_iter is not None:
+        overrides.append(f"max_iter={args.max_iter}")
+    signals = Signals(Request(args.sigint_effect), Request(args.sighup_effect))
+    early: list[Event] = []
+    solver = Solver(
+        args.path,
+        weights=[name for name in args.weights.split(",") if name],
+        snapshot=args.snapshot,
+        device=args.device,
+        solver=args.solver,
+        overrides=overrides,
+        strict=args.strict,
+        precision=args.precision,
+        allow_python_layers=args.allow_python_layers,
+        show=early.append,
+    )
+    with _open(args, solver) as log:
+        for event in early:
+            log.show(event)
+        solver.show = log.show
+        finished = solver.solve(signals)
+    return 0 if finished else 128 + (signals.received or signal.SIGINT)
+
+
+def _open(args: argparse.Namespace, solver: Solver) -> TrainingLog:
+    prefix = solver.param.snapshot_prefix
+    log = open_log(args.log, Path(prefix).parent if prefix else None, args.tensorboard)
+    log.show(describe_run(to_text(solver.param), str(solver.device), args.precision))
+    if args.precision != "fp32":
+        log.show(Message(f"Precision {args.precision}: faster, and no longer Caffe's numbers."))
+    return log
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line and train."""
+    parser = argparse.ArgumentParser(prog="python -m gmnet_pt.train", description=__doc__)
+    configure(parser)
+    args = parser.parse_args(argv)
+    return run_guarded(lambda: run(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

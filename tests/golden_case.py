@@ -1,0 +1,164 @@
+"""One golden case of real Caffe: its net, its arrays, and how close a result must come."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from converters import load_net
+from converters.graph import CaffeNet
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+class Bounds(NamedTuple):
+    """Largest max|a - b| / max|golden| for blobs, gradients and BatchNorm's blobs."""
+
+    blobs: float
+    gradients: float
+    statistics: float = 1e-6
+
+
+# golden/README.md, "How close is close": single layers, small nets, GM-Net nets.
+SINGLE = Bounds(2e-6, 5e-6)
+SMALL_NET = Bounds(1e-5, 1e-5)
+GMNET = Bounds(2e-5, 3e-4)
+
+
+def bounds_of(name: str) -> Bounds:
+    """The bounds of a case by its name."""
+    if name.startswith("net_gmnet"):
+        return GMNET
+    return SMALL_NET if name.startswith("net_") else SINGLE
+
+
+def relative_error(found: np.ndarray, golden: np.ndarray) -> float:
+    """max|found - golden| / max|golden|; the same NaNs and infinities count as equal."""
+    assert found.shape == golden.shape, f"shape {found.shape}, golden {golden.shape}"
+    if golden.size == 0:
+        return 0.0
+    finite = np.isfinite(golden)
+    np.testing.assert_array_equal(found[~finite], golden[~finite])
+    if not finite.any():
+        return 0.0
+    scale = np.abs(golden[finite]).max()
+    return float(np.abs(found[finite] - golden[finite]).max() / (scale if scale else 1.0))
+
+
+class GoldenCase:
+    """A folder of tests/golden/layers."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.folder = GOLDEN / "layers" / name
+        self.about = json.loads((self.folder / "case.json").read_text())
+        self.arrays = dict(np.load(self.folder / "golden.npz"))
+        self.bounds = bounds_of(name)
+
+    def load(self, phase: str) -> CaffeNet:
+        """The net in `phase` with the case's weights."""
+        weights = self.folder / "weights.caffemodel"
+        return load_net(
+            self.folder / "net.prototxt", phase, weights=weights if weights.exists() else None
+        )
+
+    def inputs(self, forward: int) -> dict[str, torch.Tensor]:
+        """The inputs of the n-th forward, fresh leaves that take gradients."""
+        prefix = f"in{forward + 1}/" if self.about["forwards"] > 1 else "in/"
+        return {
+            key.removeprefix(prefix): torch.from_numpy(array.copy()).requires_grad_()
+            for key, array in self.arrays.items()
+            if key.startswith(prefix)
+        }
+
+    def check(self, phase: str) -> int:
+        """Run one phase and compare every golden array of it; returns how many there were."""
+        net = self.load(phase)
+        backward = phase == "TRAIN" and self.about["backward"]
+        for forward in range(self.about["forwards"]):
+            inputs = self.inputs(forward)
+            saved = [blob.detach().clone() for blobs in net.params.values() for blob in blobs]
+            blobs = net(inputs, blobs="all")
+        compared = self._compare(f"{phase}/blob/", blobs, self.bounds.blobs)
+        compared += self._compare_statistics(net, phase)
+        if backward:
+            compared += self._backward(net, inputs, blobs)
+        elif self.about["forwards"] == 1:
+            # The fused graph must say the same as the one that shows every blob.
+            _restore(net, saved)
+            outputs = net(inputs)
+            wanted = [k for k in self.arrays if k.startswith(f"{phase}/blob/")]
+            for key in wanted:
+                name = key.removeprefix(f"{phase}/blob/")
+                if name in outputs:
+                    self._one(key, outputs[name], self.bounds.blobs)
+        return compared
+
+    def _one(self, key: str, tensor: torch.Tensor, bound: float) -> None:
+        error = relative_error(tensor.detach().numpy(), self.arrays[key])
+        assert error <= bound, f"{self.name}: {key}: error {error:.2e} above {bound:.0e}"
+
+    def _compare(self, prefix: str, found: dict[str, torch.Tensor], bound: float) -> int:
+        keys = [key for key in self.arrays if key.startswith(prefix)]
+        for key in keys:
+            self._one(key, found[key.removeprefix(prefix)], bound)
+        return len(keys)
+
+    def _compare_statistics(self, net: CaffeNet, phase: str) -> int:
+        prefix = f"{phase}/param_after/"
+        keys = [key for key in self.arrays if key.startswith(prefix)]
+        for key in keys:
+            layer, index = key.removeprefix(prefix).rsplit("/", 1)
+            self._one(key, net.params[layer][int(index)], self.bounds.statistics)
+        return len(keys)
+
+    def _backward(
+        self, net: CaffeNet, inputs: dict[str, torch.Tensor], blobs: dict[str, torch.Tensor]
+    ) -> int:
+        given = {
+            _blob_of(key.removeprefix("TRAIN/topdiff/")): torch.from_numpy(array)
+            for key, array in self.arrays.items()
+            if key.startswith("TRAIN/topdiff/")
+        }
+        total = torch.zeros(())
+        for position in net.plan.layers:
+            for name, weight in zip(position.top_names, position.loss_weights):
+                if weight and name not in given:
+                    total = total + weight * blobs[name].sum()
+        for name, gradient in given.items():
+            if blobs[name].requires_grad:
+                total = total + (blobs[name] * gradient).sum()
+        if total.requires_grad:
+            total.backward()
+        compared = 0
+        for key, array in self.arrays.items():
+            if key.startswith("TRAIN/diff/"):
+                leaf = inputs.get(key.removeprefix("TRAIN/diff/"))
+                if leaf is None:
+                    continue
+                gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+                self._one(key, gradient, self.bounds.gradients)
+                compared += 1
+            elif key.startswith("TRAIN/paramdiff/"):
+                layer, index = key.removeprefix("TRAIN/paramdiff/").rsplit("/", 1)
+                blob = net.params[layer][int(index)]
+                gradient = torch.zeros(array.shape) if blob.grad is None else blob.grad
+                self._one(key, gradient.reshape(array.shape), self.bounds.gradients)
+                compared += 1
+        return compared
+
+
+def _blob_of(name: str) -> str:
+    """The blob behind a copy that Caffe's automatic Split made: y for y_LAYER_0_split_0."""
+    return name.split("_split_")[0].rsplit("_", 2)[0] if "_split_" in name else name
+
+
+def _restore(net: CaffeNet, saved: list[torch.Tensor]) -> None:
+    live = [blob for blobs in net.params.values() for blob in blobs]
+    with torch.no_grad():
+        for blob, value in zip(live, saved, strict=True):
+            blob.copy_(value)

@@ -1,0 +1,151 @@
+"""converters.imageset against what Caffe's convert_imageset wrote (golden/imageset)."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from converters.__main__ import COMMANDS
+from converters.cli import run_subcommand
+from converters.datum import decode_datum
+from converters.errors import DataError
+from converters.imageset import Settings, Size, convert_imageset, read_list
+from converters.lmdb import LmdbReader
+
+cv2 = pytest.importorskip("cv2")
+
+GOLDEN = Path(__file__).parent / "golden" / "imageset"
+LIST = GOLDEN / "list.txt"
+CASES = {
+    "raw": ("--resize", "14x12"),
+    "gray": ("--resize", "14x12", "--gray"),
+    "encoded": ("--encoded",),
+}
+
+
+def command(*arguments: str | Path) -> int:
+    return run_subcommand("converters", "", COMMANDS, ["imageset", *map(str, arguments)])
+
+
+def records(path: Path) -> list[tuple[bytes, bytes]]:
+    with LmdbReader(path) as reader:
+        return [(key, bytes(value)) for key, value in reader]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_byte_is_caffes(tmp_path: Path, case: str) -> None:
+    assert command(GOLDEN / "images", LIST, tmp_path / "db", *CASES[case]) == 0
+    expected = records(GOLDEN / f"{case}_lmdb")
+    assert len(expected) == 6
+    assert records(tmp_path / "db") == expected
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_golden_records_decode_as_caffe_says(case: str) -> None:
+    rows = json.loads((GOLDEN / "records.json").read_text()).get(case, [])
+    found = records(GOLDEN / f"{case}_lmdb")
+    for (key, value), row in zip(found, rows, strict=bool(rows)):
+        datum = decode_datum(value)
+        assert [
+            key.decode(),
+            datum.label,
+            datum.channels,
+            datum.height,
+            datum.width,
+            datum.encoded,
+            len(datum.data),
+        ] == row
+
+
+def test_encoded_records_decode_to_the_same_pixels(tmp_path: Path) -> None:
+    for name, settings in (("raw", Settings()), ("encoded", Settings(encoded=True))):
+        convert_imageset(GOLDEN / "images", LIST, tmp_path / name, settings)
+    pairs = zip(records(tmp_path / "raw"), records(tmp_path / "encoded"), strict=True)
+    for (key, raw), (other_key, encoded) in pairs:
+        assert key == other_key
+        assert (decode_datum(raw).image() == decode_datum(encoded).image()).all()
+
+
+def test_encoded_and_resized_is_compressed_again(tmp_path: Path) -> None:
+    settings = Settings(resize=Size(14, 12), encoded=True)
+    convert_imageset(GOLDEN / "images", LIST, tmp_path / "db", settings)
+    raw = records(GOLDEN / "raw_lmdb")  # PNG is lossless
+    for (_, value), (_, expected) in zip(records(tmp_path / "db"), raw, strict=True):
+        assert (decode_datum(value).image() == decode_datum(expected).image()).all()
+        assert decode_datum(value).encoded
+
+
+def test_shuffling_is_by_the_seed(tmp_path: Path) -> None:
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        arguments = (GOLDEN / "images", LIST, tmp_path / name)
+        assert command(*arguments, "--encoded", "--shuffle", seed) == 0
+    first = records(tmp_path / "a")
+    assert first == records(tmp_path / "b")
+    assert [key for key, _ in first] != [key for key, _ in records(tmp_path / "c")]
+    assert [key[:8] for key, _ in first] == [b"%08d" % number for number in range(6)]
+    plain = {key[9:]: value for key, value in records(GOLDEN / "encoded_lmdb")}
+    assert {key[9:]: value for key, value in first} == plain
+
+
+def test_unreadable_lines_count_but_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "junk.png").write_bytes(b"not an image")
+    (tmp_path / "empty.png").write_bytes(b"")
+    image = np.random.RandomState(0).randint(0, 256, (4, 5, 3)).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "ü a.png"), image)
+    listing = "junk.png 1\nü a.png 2\nabsent.png 3\nempty.png 1\n\nü a.png 300\r\n"
+    (tmp_path / "list").write_bytes(listing.encode())
+    assert command(tmp_path, tmp_path / "list", tmp_path / "db") == 0
+    found = records(tmp_path / "db")
+    assert [key.decode() for key, _ in found] == ["00000001_ü a.png", "00000005_ü a.png"]
+    assert [decode_datum(value).label for _, value in found] == [2, 300]
+    assert (decode_datum(found[0][1]).image() == image.transpose(2, 0, 1)).all()
+    captured = capsys.readouterr()
+    assert "2 records, 4 unreadable left out" in captured.out
+    assert captured.err.count("not a readable image, left out") == 4
+
+
+def test_check_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = (GOLDEN / "images", LIST, tmp_path / "db", "--check-size")
+    assert command(*arguments) == 1
+    assert "img1.png: is 3×17×23, the images before it 3×20×16" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
+    assert command(*arguments, "--resize", "8x8") == 0
+
+
+def test_nothing_readable_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "list").write_text("a.png 0\nb.png 1\n")
+    assert command(tmp_path, tmp_path / "list", tmp_path / "db") == 1
+    assert "none of its 2 images can be read" in capsys.readouterr().err
+    assert not (tmp_path / "db").exists()
+
+
+def test_lists(tmp_path: Path) -> None:
+    (tmp_path / "list").write_bytes(b"a b.png -3\nc 7")
+    assert read_list(tmp_path / "list") == ([b"a b.png", b"c"], [-3, 7])
+    (tmp_path / "list").write_bytes(b"a.png 1\nno-label.png\n")
+    with pytest.raises(DataError, match=r"list:2: 'no-label\.png' has no label"):
+        read_list(tmp_path / "list")
+    with pytest.raises(DataError, match=r"cannot be read"):
+        read_list(tmp_path / "absent")
+
+
+def test_existing_output_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = (GOLDEN / "images", LIST, tmp_path / "db")
+    assert command(*arguments) == 0
+    assert command(*arguments, "--encoded") == 1
+    assert "--force replaces it" in capsys.readouterr().err
+    assert command(*arguments, "--encoded", "--force") == 0
+    assert records(tmp_path / "db") == records(GOLDEN / "encoded_lmdb")
+
+
+@pytest.mark.parametrize("size", ["14", "0x4", "axb", "-1x4"])
+def test_bad_sizes_are_wrong_usage(tmp_path: Path, size: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        command(GOLDEN / "images", LIST, tmp_path / "db", "--resize", size)
+    assert caught.value.code == 2

@@ -1,0 +1,290 @@
+"""gmnet_pt.log, caffe_log and run_record: our lines against the log that Caffe wrote."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from converters.errors import MissingExtraError, OutputError
+from gmnet_pt.caffe_log import Line, caffe_lines, glog, parse_caffe_log
+from gmnet_pt.events import (
+    Advance,
+    Clip,
+    Display,
+    Evaluation,
+    Event,
+    Finetune,
+    Message,
+    MultiStep,
+    Output,
+    Resume,
+    Run,
+    Scores,
+    Snapshot,
+    Speed,
+    Start,
+    Stop,
+)
+from gmnet_pt.log import (
+    BarLog,
+    CaffeLog,
+    Logs,
+    RunRecord,
+    TensorBoardLog,
+    TrainingLog,
+    describe_run,
+    open_log,
+)
+from gmnet_pt.run_record import parse_record, record_line
+
+GOLDEN = Path(__file__).parent / "golden" / "training" / "lenet_sgd_inv"
+PREFIX = re.compile(r"[IWE]\d{4} \d\d:\d\d:\d\d\.\d{6} +\d+ (?=\w+\.[ch]pp:\d+\] )")
+SPEED = re.compile(r"\(\S+ iter/s, \S+s/(\d+) iters\)")
+
+EVENTS: list[Event] = [
+    Run('type: "SGD"\nbase_lr: 0.01\n', "0" * 40, {"torch": "2.6"}, "cpu", "fp32"),
+    Finetune("init.caffemodel"),
+    Resume("x_iter_5.solverstate"),
+    Start("net", "step", 5, 10),
+    Evaluation(5, 1),
+    Scores(5, 1, (Output("accuracy", 0.5), Output("loss", 1.25, 2.0)), 2.5),
+    Display(5, 1.5, (Output("loss", 1.5, 1.0),), 0.01, Speed(0.25, 2, 2)),
+    MultiStep(6, 1),
+    Clip(10.0, 2.5),
+    Snapshot("x_iter_10.caffemodel", "x_iter_10.solverstate"),
+    Display(10, 1.25),
+    Message("note", "here.py:3", "W"),
+    Stop(early=True),
+]
+
+
+def golden_run() -> list[Event]:
+    """What the solver sees during the run of the golden log, from the golden arrays."""
+    arrays = np.load(GOLDEN / "golden.npz")
+    scores: dict[int, list[Output]] = {}
+    rows = zip(arrays["test_iter"], arrays["test_name"], arrays["test_value"], strict=True)
+    for iteration, name, value in rows:
+        weight = 1.0 if name == "loss" else 0.0
+        scores.setdefault(int(iteration), []).append(Output(str(name), float(value), weight))
+
+    def test(iteration: int) -> list[Event]:
+        if iteration not in scores:
+            return []
+        return [Evaluation(iteration, 0), Scores(iteration, 0, tuple(scores[iteration]))]
+
+    events: list[Event] = [Start("lenet_like", "inv", 0, 100)]
+    pairs = zip(arrays["train_loss"], arrays["lr"], strict=True)
+    for iteration, (loss, rate) in enumerate(pairs):
+        outputs = (Output("loss", float(loss), 1.0),)
+        speed = Speed(0.5, 1, 1)
+        events += test(iteration)
+        events.append(Display(iteration, float(loss), outputs, float(rate), speed))
+    events.append(Snapshot("snap_iter_100.caffemodel", "snap_iter_100.solverstate"))
+    events.append(Display(100, 0.986291))
+    return [*events, *test(100), Stop()]
+
+
+def written(log: CaffeLog, stream: io.StringIO, events: list[Event]) -> list[str]:
+    for event in events:
+        log.show(event)
+    return stream.getvalue().splitlines()
+
+
+def bare(lines: list[str]) -> list[str]:
+    """Lines without the prefix's time and thread, and without the speed."""
+    assert all(PREFIX.match(line) for line in lines)
+    return [SPEED.sub(r"(speed/\1)", PREFIX.sub("", line)) for line in lines]
+
+
+def test_our_lines_are_those_that_caffe_wrote() -> None:
+    golden = (GOLDEN / "caffe.log").read_text().splitlines()
+    first = next(i for i, line in enumerate(golden) if "Starting Optimization" in line)
+    expected = [line for line in golden[first:] if "Restarting data prefetching" not in line]
+    stream = io.StringIO()
+    assert bare(written(CaffeLog(stream), stream, golden_run())) == bare(expected)
+
+
+def test_the_prefix_is_glogs() -> None:
+    line = glog(Line("solver.cpp:239", "text", "W"), datetime(2024, 1, 2, 3, 4, 5, 67))
+    assert re.fullmatch(r"W0102 03:04:05\.000067 [ \d]{4}\d+ solver\.cpp:239\] text", line)
+
+
+def test_lines_that_the_golden_run_has_not() -> None:
+    texts = {type(event): [line.text for line in caffe_lines(event)] for event in EVENTS}
+    assert texts[Scores] == [
+        "Test loss: 2.5",
+        "    Test net output #0: accuracy = 0.5",
+        "    Test net output #1: loss = 1.25 (* 2 = 2.5 loss)",
+    ]
+    assert texts[MultiStep] == ["MultiStep Status: Iteration 6, step = 1"]
+    assert texts[Clip] == [
+        "Gradient clipping: scaling down gradients (L2 norm 10 > 2.5) by scale factor 0.25"
+    ]
+    assert texts[Run] == [
+        'Initializing solver from parameters: \ntype: "SGD"\nbase_lr: 0.01',
+    ]
+    assert texts[Stop] == ["Optimization stopped early.", "Optimization Done."]
+    hdf5 = caffe_lines(Snapshot("a.caffemodel.h5", "a.solverstate.h5"))
+    assert [line.text for line in hdf5] == [
+        "Snapshotting to HDF5 file a.caffemodel.h5",
+        "Snapshotting solver state to HDF5 file a.solverstate.h5",
+    ]
+    assert list(caffe_lines(Advance(3))) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1e-5, "1e-05"), (123456.7, "123457"), (1e6, "1e+06"), (math.nan, "nan"), (0.1, "0.1")],
+)
+def test_numbers_have_six_significant_digits(value: float, text: str) -> None:
+    (line,) = caffe_lines(Display(1, value))
+    assert line.text == f"Iteration 1, loss = {text}"
+
+
+def test_lines_parse_back() -> None:
+    stream = io.StringIO()
+    log = CaffeLog(stream)
+    written(log, stream, EVENTS)
+    kept = [event for event in EVENTS if isinstance(event, Display | Scores)]
+    assert parse_caffe_log(stream.getvalue()) == [Start("net", "step"), *kept]
+
+
+def test_a_log_of_an_older_caffe_parses() -> None:
+    text = """
+I0210 13:39:22.381027 25210 solver.cpp:204] Iteration 100, lr = 0.00992565
+I0210 13:39:22.381027 25210 solver.cpp:189] Iteration 100, loss = 0.25
+I0210 13:39:22.381027 25210 solver.cpp:464]     Train net output #0: a b = nan
+I0210 13:39:22.381027 25210 solver.cpp:464]     Train net output #1: l = 0.5 (* 0.5 = 0.25 loss)
+I0210 13:39:22.381027 25210 solver.cpp:204] Iteration 100, lr = 0.5
+I0210 13:39:22.381027 25210 solver.cpp:266] Iteration 100, Testing net (#0)
+"""
+    (event,) = parse_caffe_log(text)
+    assert isinstance(event, Display)
+    assert (event.iteration, event.loss, event.rate, event.speed) == (100, 0.25, 0.5, None)
+    assert event.outputs[1] == Output("l", 0.5, 0.5)
+    assert event.outputs[0].name == "a b"
+    assert math.isnan(event.outputs[0].value)
+
+
+def test_records_parse_back(tmp_path: Path) -> None:
+    path = tmp_path / "made" / "train.jsonl"
+    with RunRecord(path) as record:
+        for event in [*EVENTS, Advance(3)]:
+            record.show(event)
+    lines = path.read_text().splitlines()
+    assert parse_record(path.read_text()) == EVENTS
+    assert len(lines) == len(EVENTS)
+    assert all(json.loads(line)["time"] > 1.7e9 for line in lines)
+
+
+def test_a_record_is_strict_json_even_with_nan() -> None:
+    line = record_line(Display(1, math.nan, (Output("x", math.inf),)))
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    assert json.loads(line, parse_constant=refuse)["loss"] is None
+    (event,) = parse_record(line)
+    assert isinstance(event, Display)
+    assert math.isnan(event.loss)
+
+
+def test_a_record_that_a_kill_cut_off_goes_on_with_a_new_line(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    whole = record_line(Display(1, 0.5))
+    path.write_text(f"{whole}\n{whole[:20]}")
+    with RunRecord(path) as record:
+        record.show(Display(2, 0.25))
+    assert parse_record(path.read_text()) == [Display(1, 0.5), Display(2, 0.25)]
+
+
+@pytest.mark.parametrize("kind", [CaffeLog, RunRecord])
+def test_a_full_disk_and_a_bad_folder_are_clear_errors(
+    kind: type[CaffeLog | RunRecord], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"file/train\.log: cannot be written"):
+        kind(tmp_path / "file" / "train.log")
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    log = kind(Path("/dev/full"))
+    with pytest.raises(OutputError, match="/dev/full: the disk is full"):
+        log.show(Stop())
+
+
+def test_the_bar_shows_loss_rate_scores_and_progress() -> None:
+    stream = io.StringIO()
+    with BarLog(stream) as bar:
+        for event in [*EVENTS[:-1], Advance(7)]:
+            bar.show(event)
+        bar.show(Display(7, 0.75, (), 0.02, Speed(1, 1, 1)))
+        shown = stream.getvalue().split("\r")[-1]
+    assert "7/10" in shown
+    for part in ("net:", "loss=0.75", "lr=0.02", "test accuracy=0.5", "test loss=1.25"):
+        assert part in shown
+    assert "iteration 5, test (net #1): accuracy 0.5, loss 1.25" in stream.getvalue()
+    assert "snapshot: x_iter_10.caffemodel, x_iter_10.solverstate" in stream.getvalue()
+
+
+def test_open_log_writes_log_and_record_in_the_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_log(None, tmp_path) as log:
+        log.show(Start("net", "fixed"))
+    assert "] Solving net\n" in (tmp_path / "train.log").read_text()
+    assert parse_record((tmp_path / "train.jsonl").read_text()) == [Start("net", "fixed")]
+    # Not a terminal here, so Caffe's lines.
+    assert "] Learning Rate Policy: fixed" in capsys.readouterr().err
+
+
+def test_logs_are_all_told_and_closed() -> None:
+    class Kept(TrainingLog):
+        def __init__(self) -> None:
+            self.seen: list[Event] = []
+            self.closed = False
+
+        def show(self, event: Event) -> None:
+            self.seen.append(event)
+
+        def close(self) -> None:
+            self.closed = True
+
+    both = [Kept(), Kept()]
+    with Logs(both) as logs:
+        logs.show(Stop())
+    assert [(log.seen, log.closed) for log in both] == [([Stop()], True)] * 2
+
+
+def test_tensorboard_scalars(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with TensorBoardLog(tmp_path) as log:
+        for event in EVENTS:
+            log.show(event)
+    found = EventAccumulator(str(tmp_path)).Reload()
+    assert [e.value for e in found.Scalars("train/loss")] == [1.5, 1.25]
+    assert [e.step for e in found.Scalars("test1/accuracy")] == [5]
+
+
+def test_tensorboard_missing_prints_its_install_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'gmnet-caffe\[plots\]'"):
+        TensorBoardLog(tmp_path)
+
+
+def test_a_run_is_described() -> None:
+    run = describe_run("net: 1", "cpu", "fp32")
+    assert (run.solver, run.device, run.precision) == ("net: 1", "cpu", "fp32")
+    assert run.versions["torch"]
+    assert re.fullmatch(r"([0-9a-f]{40}(-dirty)?)?", run.commit)

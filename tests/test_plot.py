@@ -1,0 +1,107 @@
+"""gmnet_pt.plot: curves out of Caffe's log and our record, and the picture."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gmnet_pt.events import Display, Output, Scores
+from gmnet_pt.plot import Curve, curves, main, read_log
+from gmnet_pt.run_record import record_line
+
+GOLDEN = Path(__file__).parent / "golden" / "training" / "lenet_sgd_inv"
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Path:
+    events = [Display(i, 1 / (i + 1)) for i in range(3)]
+    scores = [Scores(2, 1, (Output("accuracy", 0.5), Output("loss", 2.0, 1.0)), 2.0)]
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(record_line(event) + "\n" for event in [*events, *scores]))
+    return path
+
+
+def test_caffes_log_gives_the_golden_values() -> None:
+    found = curves(read_log(GOLDEN / "caffe.log"))
+    golden = np.load(GOLDEN / "golden.npz")
+    losses = found[Curve("train", "loss", True)]
+    # Iteration 100 is the loss after the last update, which the arrays leave out.
+    assert list(losses) == list(range(101))
+    assert [losses[i] for i in range(100)] == golden["train_loss"].tolist()
+    for name in ("accuracy", "loss"):
+        chosen = golden["test_name"] == name
+        scores = found[Curve("test", name, name == "loss")]
+        assert list(scores) == golden["test_iter"][chosen].tolist()
+        assert list(scores.values()) == golden["test_value"][chosen].tolist()
+    assert len(found) == 3
+
+
+def test_our_record_gives_its_values(record: Path) -> None:
+    found = curves(read_log(record))
+    assert dict(found) == {
+        Curve("train", "loss", True): {0: 1.0, 1: 0.5, 2: 1 / 3},
+        Curve("test", "accuracy (net #1)", False): {2: 0.5},
+        Curve("test", "loss (net #1)", True): {2: 2.0},
+        Curve("test", "total loss (net #1)", True): {2: 2.0},
+    }
+
+
+def test_a_resumed_run_overwrites_what_it_repeats() -> None:
+    events = [Display(1, 4.0), Display(2, 3.0), Display(2, 2.0)]
+    assert curves(events)[Curve("train", "loss", True)] == {1: 4.0, 2: 2.0}
+
+
+@pytest.mark.parametrize(("suffix", "magic"), [(".png", b"\x89PNG"), (".svg", b"<?xml")])
+def test_logs_of_both_kinds_are_drawn(
+    suffix: str, magic: bytes, record: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / f"curves{suffix}"
+    assert main([str(GOLDEN / "caffe.log"), str(record), str(out)]) == 0
+    assert out.read_bytes().startswith(magic)
+    assert out.stat().st_size > 10_000
+
+
+def test_a_curve_is_a_line_of_the_picture(record: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.axes import Axes
+
+    drawn: dict[str, list[float]] = {}
+    plot = Axes.plot
+
+    def spy(axes: Axes, x: object, y: list[float], **style: object) -> object:
+        drawn[str(style["label"])] = y
+        return plot(axes, x, y, **style)
+
+    monkeypatch.setattr(Axes, "plot", spy)
+    assert main([str(record), str(record.with_suffix(".png"))]) == 0
+    assert drawn["train loss"] == [1.0, 0.5, 1 / 3]
+    assert drawn["test accuracy (net #1)"] == [0.5]
+    assert len(drawn) == 4
+
+
+def error_of(arguments: list[Path], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main([str(argument) for argument in arguments]) == 1
+    return capsys.readouterr().err
+
+
+def test_errors_say_what_was_expected(
+    record: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "x.png"
+    other = tmp_path / "other.txt"
+    other.write_bytes(b"\xff\xfe no log")
+    assert "other.txt: no losses or tests in it" in error_of([other, out], capsys)
+    assert "absent.log: cannot be read" in error_of([tmp_path / "absent.log", out], capsys)
+    # A forgotten OUT must not overwrite the last log.
+    assert "only as .png, .svg, .pdf" in error_of([record, other], capsys)
+    assert other.read_bytes() == b"\xff\xfe no log"
+    assert not out.exists()
+
+
+def test_without_matplotlib_the_install_line_is_printed(
+    record: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert "pip install 'gmnet-caffe[plots]'" in error_of([record, Path("x.png")], capsys)

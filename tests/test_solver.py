@@ -1,0 +1,159 @@
+"""The solver against real Caffe: 18 settings step by step, three whole runs, files both ways."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from golden_case import GOLDEN, relative_error
+
+from converters.caffemodel import read_caffemodel
+from converters.proto import caffe_pb2 as pb
+from converters.solverstate import read_solverstate
+from gmnet_pt import Solver
+from gmnet_pt.events import Display, Event, Scores
+
+SETTINGS = sorted(path.name for path in (GOLDEN / "solvers").iterdir())
+RUNS = sorted(path.parent.name for path in (GOLDEN / "training").glob("*/solver.prototxt"))
+# golden/README.md: weights and loss, and history; float32 sums in another order than Caffe's.
+WEIGHTS, HISTORY = 5e-6, 3e-5
+
+
+def test_all_goldens_are_here() -> None:
+    assert (len(SETTINGS), len(RUNS)) == (18, 3)
+
+
+class Setting:
+    """One of golden/solvers, run from `folder` so that its snapshots land there."""
+
+    def __init__(self, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.golden = GOLDEN / "solvers" / name
+        self.arrays = dict(np.load(self.golden / "golden.npz"))
+        self.folder = folder
+        monkeypatch.chdir(folder)
+
+    def solver(self, **options: object) -> Solver:
+        return Solver(self.golden / "solver.prototxt", device="cpu", **options)  # type: ignore[arg-type]
+
+    def step(self, solver: Solver) -> float:
+        index = solver.iter
+        inputs = {name: torch.from_numpy(self.arrays[name][index]) for name in ("data", "label")}
+        return float(solver.step(inputs))
+
+    def check_weights(self, solver: Solver) -> None:
+        prefix = f"iter{solver.iter}/"
+        keys = [key for key in self.arrays if key.startswith(prefix)]
+        assert len(keys) == 8
+        for key in keys:
+            layer, index = key.removeprefix(prefix).rsplit("/", 1)
+            found = solver.net.params[layer][int(index)].detach().numpy()
+            assert relative_error(found, self.arrays[key]) <= WEIGHTS, key
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_steps_follow_caffe(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    setting = Setting(name, tmp_path, monkeypatch)
+    solver = setting.solver(weights=setting.golden / "init.caffemodel")
+    for index in range(10):
+        loss = setting.step(solver)
+        assert abs(loss - setting.arrays["loss"][index]) <= WEIGHTS * setting.arrays["loss"][index]
+        if solver.iter in (1, 5, 10):
+            setting.check_weights(solver)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_run_of_caffe_is_finished_here(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = Setting(name, tmp_path, monkeypatch)
+    state = next(setting.golden.glob("snap_iter_5.solverstate*"))
+    solver = setting.solver(snapshot=state)
+    assert solver.iter == 5
+    while solver.iter < 10:
+        setting.step(solver)
+    setting.check_weights(solver)
+    written = solver.snapshot()
+    theirs = next(setting.golden.glob("snap_iter_10.solverstate*"))
+    assert written.name == theirs.name
+    compare_states(written, theirs)
+    model = next(setting.golden.glob("snap_iter_10.caffemodel*"))
+    compare_models(tmp_path / model.name, model)
+
+
+def compare_states(ours: Path, theirs: Path) -> None:
+    a, b = read_solverstate(ours), read_solverstate(theirs)
+    assert (a.iter, a.current_step, a.learned_net) == (b.iter, b.current_step, b.learned_net)
+    assert len(a.history) == len(b.history)
+    for one, other in zip(a.history, b.history):
+        assert one.shape == other.shape
+        assert relative_error(np.asarray(one), np.asarray(other)) <= HISTORY
+
+
+def compare_models(ours: Path, theirs: Path) -> None:
+    a, b = read_caffemodel(ours), read_caffemodel(theirs)
+    assert [layer.name for layer in a.layers] == [layer.name for layer in b.layers]
+    for one, other in zip(a.layers, b.layers):
+        assert one.type == other.type
+        assert [x.shape for x in one.blobs] == [x.shape for x in other.blobs]
+        for x, y in zip(one.blobs, other.blobs):
+            assert relative_error(np.asarray(x), np.asarray(y)) <= WEIGHTS
+    if theirs.suffix != ".h5":
+        messages = []
+        for path in (ours, theirs):
+            message = pb.NetParameter.FromString(path.read_bytes())
+            for layer in message.layer:
+                layer.ClearField("blobs")
+            messages.append(message)
+        assert messages[0] == messages[1]
+
+
+# Loss to iteration 25, later, final weights: golden/README.md. For GM-Net it bounds the losses
+# alone; its smallest biases are 1e-4 of a rate's step and carry the rounding of all layers.
+BOUNDS = {
+    "gmnet_nesterov_multistep": (5e-5, 5e-5, 2e-2),
+    "lenet_adam": (1e-5, 3e-4, 3e-3),
+    "lenet_sgd_inv": (1e-5, 3e-4, 3e-3),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_whole_runs_follow_caffe(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    golden = GOLDEN / "training" / name
+    arrays = dict(np.load(golden / "golden.npz"))
+    monkeypatch.chdir(tmp_path)
+    seen: list[Event] = []
+    solver = Solver(
+        golden / "solver.prototxt",
+        weights=golden / "init.caffemodel",
+        device="cpu",
+        show=seen.append,
+    )
+    assert solver.solve()
+    displays = [event for event in seen if isinstance(event, Display) and event.speed]
+    early, late, weights = BOUNDS[name]
+    assert len(displays) == len(arrays["train_loss"])
+    for index, (event, loss, rate) in enumerate(zip(displays, arrays["train_loss"], arrays["lr"])):
+        # The log gives six digits.
+        bound = (early if index <= 25 else late) + 5e-6
+        assert abs(event.loss - loss) <= bound * max(loss, 1e-2), (index, event.loss, loss)
+        if hasattr(event, "rate") and event.rate is not None:
+            assert abs(event.rate - rate) <= 5e-6 * rate
+    scores = [event for event in seen if isinstance(event, Scores)]
+    found = [(s.iteration, o.name, o.value) for s in scores for o in s.outputs]
+    assert len(found) == len(arrays["test_value"]) > 0
+    for (iteration, output, value), at, wanted, number in zip(
+        found, arrays["test_iter"], arrays["test_name"], arrays["test_value"]
+    ):
+        assert (iteration, output) == (int(at), str(wanted))
+        # Accuracy may flip on a near tie: one image of the test set at most.
+        bound = 2.6e-3 if output == "accuracy" else 5e-4 * max(1.0, abs(number))
+        assert abs(value - number) <= bound, (iteration, output, value, number)
+    final = next(golden.glob("snap_iter_*.caffemodel"))
+    ours = read_caffemodel(tmp_path / final.name)
+    for one, other in zip(ours.layers, read_caffemodel(final).layers, strict=True):
+        for x, y in zip(one.blobs, other.blobs, strict=True):
+            assert relative_error(np.asarray(x), np.asarray(y)) <= weights
