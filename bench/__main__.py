@@ -25,11 +25,12 @@ BENCHES = {
 def main() -> int:
     """Measure the chosen benches; 1 when a row exceeds its bound."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument(
-        "names", nargs="*", choices=[*BENCHES, []], metavar="NAME", help=", ".join(BENCHES)
-    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHES))
     parser.add_argument("--out", type=Path, help="write the table to this Markdown file as well")
     args = parser.parse_args()
+    for name in args.names:
+        if name not in BENCHES:
+            parser.error(f"no bench {name!r}; there are {', '.join(BENCHES)}")
     rows: list[Row] = []
     for name in args.names or BENCHES:
         print(f"measuring {name} …", file=sys.stderr, flush=True)
@@ -45,7 +46,8 @@ def main() -> int:
 def _machine() -> str:
     return (
         f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores; "
-        "median ± half the interquartile range, less is better"
+        "median ± half the interquartile range, less is better; "
+        '"?": other work on the machine disturbed the row, measure it again'
     )
 
 

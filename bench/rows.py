@@ -42,6 +42,11 @@ class Row(NamedTuple):
         """Whether the row keeps its bound."""
         return self.ratio <= self.bound
 
+    @property
+    def steady(self) -> bool:
+        """Whether both spreads are below a tenth of their medians; else other work disturbed."""
+        return all(side.spread < side.median / 10 for side in (self.ours, self.yardstick))
+
 
 def summarize(values: Sequence[float]) -> Measure:
     """Median and half the interquartile range of at least one value."""
@@ -96,7 +101,7 @@ def table(rows: Sequence[Row]) -> str:
                 row.unit,
                 f"{row.ratio:.3f}",
                 f"{row.bound:g}",
-                "yes" if row.ok else "NO",
+                ("yes" if row.ok else "NO") + ("" if row.steady else "?"),
                 row.note,
             )
             for row in rows

@@ -161,7 +161,7 @@ class _Wiring:
                 owners,
                 loss_weights,
                 self._detached(layer),
-                tuple(self._multiplier(param, i, "lr_mult") == 0 for i in range(len(blobs))),
+                self._frozen(param, len(blobs)),
             )
         )
 
@@ -280,13 +280,19 @@ class _Wiring:
                 f"has {len(flags)} propagate_down values for {number} bottoms; "
                 "give none or one per bottom"
             )
-        return tuple(i in layer.no_gradient or bool(flags and not flags[i]) for i in range(number))
+        # force_backward overrules propagate_down, and lr_mult 0 (`_frozen`).
+        cut = flags and not self.plan.net.force_backward
+        return tuple(i in layer.no_gradient or bool(cut and not flags[i]) for i in range(number))
 
     # Parameters ----------------------------------------------------------------------------------
 
-    def _multiplier(self, param: pb.LayerParameter, index: int, name: str) -> float:
-        specs = param.param
-        return float(getattr(specs[index], name)) if index < len(specs) else 1.0
+    def _frozen(self, param: pb.LayerParameter, blobs: int) -> tuple[bool, ...]:
+        """Which blobs get no gradient from this layer: those whose own lr_mult is 0."""
+        specs, forced = param.param, self.plan.net.force_backward
+        return tuple(
+            not forced and index < len(specs) and specs[index].lr_mult == 0
+            for index in range(blobs)
+        )
 
     def _owners(self, layer: Layer, blobs: Sequence[BlobSpec]) -> tuple[int, ...]:
         specs = layer.param.param

@@ -1,0 +1,1 @@
+"""The Jinja templates of `prototxt_gen`, installed as its package `templates`."""

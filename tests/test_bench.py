@@ -34,6 +34,12 @@ def test_row_fails_above_its_bound() -> None:
     assert "| 1.100 | 1.05  | NO |" in table([Row("slower", slow, fast, bound=1.05)])
 
 
+def test_disturbed_row_is_marked() -> None:
+    calm, shaken = Measure(1.0, 0.01), Measure(1.0, 0.3)
+    assert "| yes? |" in table([Row("shaken", calm, shaken, bound=1.05)])
+    assert "| yes |" in table([Row("calm", calm, calm, bound=1.05)])
+
+
 def test_alternation_changes_who_goes_first() -> None:
     calls: list[str] = []
     alternate(lambda: calls.append("ours"), lambda: calls.append("other"), repeats=2, warmup=0)

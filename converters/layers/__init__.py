@@ -13,6 +13,8 @@ FAMILIES = (
     "data",
     "loss",
     "normalization",
+    "python_layer",
+    "recurrent",
     "vision",
 )
 _modules: list[ModuleType] = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from converters.layers.registry import BlobSpec, Count, Layer, LayerState, Shape, register
@@ -234,3 +234,254 @@ class Softmax(Layer):
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
         return F.softmax(bottoms[0], self.param.softmax_param.axis)
+
+
+@register("Slice", "slice_param")
+class Slice(Layer):
+    """The bottom cut along `axis` at slice_point, or into equal parts. Source: slice_layer.cpp."""
+
+    tops = Count(1, None)
+    in_place = False
+
+    def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
+        param = self.param.slice_param
+        if param.HasField("slice_dim") and param.HasField("axis"):
+            raise self.error("give axis or slice_dim, not both")
+        axis = param.slice_dim if param.HasField("slice_dim") else param.axis
+        self.along = self.axis(axis, len(bottoms[0]))
+        return ()
+
+    def _sizes(self, total: int) -> list[int]:
+        points, tops = list(self.param.slice_param.slice_point), len(self.param.top)
+        if points:
+            if len(points) != tops - 1:
+                raise self.error(
+                    f"has {len(points)} slice_point for {tops} tops; {tops - 1} are needed"
+                )
+            edges = [0, *points, total]
+            if any(left >= right for left, right in zip(edges, edges[1:])):
+                raise self.error(f"slice_point {points} must rise between 0 and {total}")
+            return [right - left for left, right in zip(edges, edges[1:])]
+        if total % tops:
+            raise self.shape_error(
+                f"axis {self.along} of {self.bottom_name(0)} has {total} values, not divisible "
+                f"among {tops} tops"
+            )
+        return [total // tops] * tops
+
+    def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        shape, along = bottoms[0], self.along
+        return [(*shape[:along], size, *shape[along + 1 :]) for size in self._sizes(shape[along])]
+
+    def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
+        parts = bottoms[0].split(self._sizes(bottoms[0].shape[self.along]), self.along)
+        return parts[0] if len(parts) == 1 else tuple(parts)
+
+
+@register("Reshape", "reshape_param")
+class Reshape(Layer):
+    """Axes from `axis` on, `num_axes` of them, in a new shape: 0 copies, one -1 is inferred.
+
+    Source: Caffe layers/reshape_layer.cpp.
+    """
+
+    in_place = False
+
+    def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        param, shape = self.param.reshape_param, bottoms[0]
+        dims = list(param.shape.dim)
+        number = len(shape)
+        start = param.axis if param.axis >= 0 else number + param.axis + 1
+        if not 0 <= start <= number:
+            raise self.shape_error(f"axis {param.axis} is out of range for {shape}")
+        if param.num_axes < -1:
+            raise self.error(f"num_axes {param.num_axes} must be -1 (all) or more")
+        end = number if param.num_axes == -1 else start + param.num_axes
+        if end > number:
+            raise self.shape_error(f"axis {start} and num_axes {param.num_axes} exceed {shape}")
+        if any(dim < -1 for dim in dims) or dims.count(-1) > 1:
+            raise self.error(f"shape {dims} may hold sizes, 0 (copy) and one -1 (infer)")
+        copied = [self._copied(dim, start + i, shape) for i, dim in enumerate(dims)]
+        total = math.prod(shape)
+        if -1 in copied:
+            known = math.prod(shape[:start]) * math.prod(d for d in copied if d != -1)
+            known *= math.prod(shape[end:])
+            if not known or total % known:
+                raise self.shape_error(f"{shape} cannot be arranged as {dims} from axis {start} on")
+            copied[copied.index(-1)] = total // known
+        top = (*shape[:start], *copied, *shape[end:])
+        if math.prod(top) != total:
+            raise self.shape_error(f"{shape} has {total} values, {top} {math.prod(top)}")
+        return [top]
+
+    def _copied(self, dim: int, axis: int, shape: Shape) -> int:
+        if dim:
+            return dim
+        if axis >= len(shape):
+            raise self.shape_error(f"dim 0 copies axis {axis}, which {shape} does not have")
+        return shape[axis]
+
+    def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
+        return bottoms[0].reshape(self.reshape([tuple(bottoms[0].shape)])[0])
+
+
+@register("Reduction", "reduction_param")
+class Reduction(Layer):
+    """coeff · SUM, ASUM (absolute), SUMSQ or MEAN over all axes from `axis` on.
+
+    Source: Caffe layers/reduction_layer.cpp.
+    """
+
+    in_place = False
+
+    def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        return [bottoms[0][: self.axis(self.param.reduction_param.axis, len(bottoms[0]))]]
+
+    def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
+        param, x = self.param.reduction_param, bottoms[0]
+        start = param.axis % x.dim()
+        flat = x.reshape(*x.shape[:start], -1)
+        reduce: dict[int, Callable[[Tensor], Tensor]] = {
+            pb.ReductionParameter.SUM: lambda v: v.sum(-1),
+            pb.ReductionParameter.ASUM: lambda v: v.abs().sum(-1),
+            pb.ReductionParameter.SUMSQ: lambda v: v.square().sum(-1),
+            pb.ReductionParameter.MEAN: lambda v: v.mean(-1),
+        }
+        y = reduce[param.operation](flat)
+        return y if param.coeff == 1 else y * param.coeff
+
+
+@register("Tile", "tile_param")
+class Tile(Layer):
+    """The bottom `tiles` times along `axis`. Source: tile_layer.cpp."""
+
+    in_place = False
+
+    def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        param = self.param.tile_param
+        if not param.HasField("tiles") or param.tiles < 1:
+            raise self.error(f"tiles {param.tiles} must be given and positive")
+        along = self.axis(param.axis, len(bottoms[0]))
+        shape = bottoms[0]
+        return [(*shape[:along], shape[along] * param.tiles, *shape[along + 1 :])]
+
+    def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
+        param, x = self.param.tile_param, bottoms[0]
+        repeats = [1] * x.dim()
+        repeats[param.axis % x.dim()] = param.tiles
+        return x.repeat(repeats)
+
+
+@register("ArgMax", "argmax_param")
+class ArgMax(Layer):
+    """The top_k largest values' indices, or values: along `axis`, or over all but the first.
+
+    Ties go to the larger index. Without an axis the top is (N, 1, k) or, with out_max_val,
+    (N, 2, k), as many axes as the bottom but at least 3. Source: layers/argmax_layer.cpp.
+    """
+
+    no_gradient = (0,)
+    in_place = False
+
+    def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        param, shape = self.param.argmax_param, bottoms[0]
+        if param.HasField("axis"):
+            along = self.axis(param.axis, len(shape))
+            self._check_top_k(shape[along])
+            return [(*shape[:along], param.top_k, *shape[along + 1 :])]
+        self._check_top_k(math.prod(shape[1:]))
+        tail = (1,) * (max(3, len(shape)) - 3)
+        return [(shape[0], 2 if param.out_max_val else 1, param.top_k, *tail)]
+
+    def _check_top_k(self, values: int) -> None:
+        top_k = self.param.argmax_param.top_k
+        if not 1 <= top_k <= values:
+            raise self.error(f"top_k {top_k} must be from 1 to the {values} values")
+
+    def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
+        param, x = self.param.argmax_param, bottoms[0].detach()
+        along = param.axis % x.dim() if param.HasField("axis") else 1
+        values = x if param.HasField("axis") else x.reshape(x.shape[0], -1)
+        # A stable ascending sort puts the larger index of equals last: read it backwards.
+        ordered, index = torch.sort(values, dim=along, stable=True)
+        size = values.shape[along]
+        last = torch.arange(size - 1, size - 1 - param.top_k, -1, device=x.device)
+        best, where = ordered.index_select(along, last), index.index_select(along, last).to(x.dtype)
+        if param.HasField("axis"):
+            return best if param.out_max_val else where
+        y = torch.stack([where, best], 1) if param.out_max_val else where.unsqueeze(1)
+        return y.reshape(*y.shape, *(1,) * (max(3, x.dim()) - 3))
+
+
+@register("BatchReindex")
+class BatchReindex(Layer):
+    """The items of bottom 0 that bottom 1 numbers. Source: batch_reindex_layer.cpp."""
+
+    bottoms = Count(2, 2)
+    no_gradient = (1,)
+    in_place = False
+
+    def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        if len(bottoms[1]) != 1:
+            raise self.shape_error(f"{self.bottom_name(1)} {bottoms[1]} must have one axis")
+        return [(*bottoms[1], *bottoms[0][1:])]
+
+    def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
+        return bottoms[0].index_select(0, bottoms[1].long())
+
+
+@register("Filter")
+class Filter(Layer):
+    """The items of each bottom but the last whose selector, the last bottom, is not 0.
+
+    The number of items depends on the data; shapes are inferred for all of them.
+    Source: Caffe layers/filter_layer.cpp.
+    """
+
+    bottoms = Count(2, None)
+    tops = Count(1, None)
+    in_place = False
+
+    def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
+        if len(self.param.top) != len(bottoms) - 1:
+            raise self.error(
+                f"needs a top for each bottom but the selector: {len(bottoms) - 1}, "
+                f"got {len(self.param.top)}"
+            )
+        return ()
+
+    def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        selector = bottoms[-1]
+        if math.prod(selector[1:]) != 1:
+            raise self.shape_error(
+                f"selector {self.bottom_name(len(bottoms) - 1)} {selector} must have one value "
+                "an item"
+            )
+        for index, shape in enumerate(bottoms[:-1]):
+            if shape[:1] != selector[:1]:
+                raise self.shape_error(
+                    f"{self.bottom_name(index)} {shape} has {shape[0]} items, the selector "
+                    f"{selector[0]}"
+                )
+        return list(bottoms[:-1])
+
+    def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
+        chosen = bottoms[-1].detach().reshape(-1) != 0
+        tops = tuple(x[chosen] for x in bottoms[:-1])
+        return tops[0] if len(tops) == 1 else tops
+
+
+@register("Parameter", "parameter_param")
+class Parameter(Layer):
+    """A blob that is learned, as a top; it starts at 0. Source: parameter_layer.hpp."""
+
+    bottoms = Count(0, 0)
+
+    def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
+        return [BlobSpec(tuple(self.param.parameter_param.shape.dim))]
+
+    def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        return [tuple(self.param.parameter_param.shape.dim)]
+
+    def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
+        return state.blobs[0]

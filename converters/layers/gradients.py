@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import Function
@@ -86,3 +87,41 @@ class FlooredLog(Function):
         (dy,) = gradients
         (clamped,) = ctx.saved_tensors
         return -dy / clamped, None
+
+
+class PythonCall(Function):
+    """A user's Python layer, forward and backward, on NumPy copies of the tensors.
+
+    `layer` is a `converters.layers.python_layer.Python`. Source: Caffe layers/python_layer.hpp.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, layer: Any, bottoms: int, like: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        """The tops, with the type and device of `like`; `tensors` are bottoms, then blobs."""
+        arrays = [tensor.detach().cpu().numpy() for tensor in tensors]
+        dtype = torch.empty((), dtype=like.dtype).numpy().dtype
+        tops = layer.run_forward(arrays[:bottoms], arrays[bottoms:], dtype)
+        for tensor, before, blob in zip(tensors[bottoms:], arrays[bottoms:], layer.user.blobs):
+            if not np.array_equal(before, blob.data, equal_nan=True):
+                tensor.copy_(torch.from_numpy(blob.data))
+        found = tuple(torch.from_numpy(top).to(like.device) for top in tops)
+        ctx.layer, ctx.bottoms = layer, bottoms
+        ctx.save_for_backward(*tensors[:bottoms], *found)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """What the layer's backward leaves in the diffs of its bottoms and blobs."""
+        saved = [tensor.detach().cpu().numpy() for tensor in ctx.saved_tensors]
+        needed = ctx.needs_input_grad[3:]
+        found = ctx.layer.run_backward(
+            saved[: ctx.bottoms],
+            saved[ctx.bottoms :],
+            [gradient.cpu().numpy() for gradient in gradients],
+            needed[: ctx.bottoms],
+        )
+        like = gradients[0]
+        diffs = (torch.from_numpy(diff.copy()).to(like) for diff in found)
+        return (None, None, None, *(diff if n else None for diff, n in zip(diffs, needed)))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, TypeVar
 
+import numpy as np
 from google.protobuf.message import Message
 
 from converters.errors import NetError, ShapeError
@@ -45,12 +46,14 @@ NET_FIELDS = frozenset(
 class BlobSpec:
     """A parameter blob: its shape, its filler, and whether training changes it.
 
-    `trained` is False for statistics that the layer itself keeps (BatchNorm).
+    `trained` is False for statistics that the layer itself keeps (BatchNorm); `values` come in the
+    filler's place where a Python layer fills its blobs itself.
     """
 
     shape: Shape
     filler: pb.FillerParameter = field(default_factory=pb.FillerParameter)
     trained: bool = True
+    values: np.ndarray | None = field(default=None, compare=False)
 
 
 class Count(NamedTuple):

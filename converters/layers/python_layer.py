@@ -1,0 +1,164 @@
+"""Layers that a user wrote in Python, run against `converters.pycaffe` if the user allows it.
+
+NumPy alone is needed to build and shape them; `gradients.PythonCall` joins them to autograd.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from converters import pycaffe
+from converters.errors import CaffeError
+from converters.layers.registry import BlobSpec, Count, Layer, LayerState, Shape, register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from converters.layers import gradients
+
+
+@register("Python", "python_param")
+class Python(Layer):
+    """A class from a Python module, with pycaffe's setup, reshape, forward and backward.
+
+    The module is looked for in the prototxt's folder, in `layers` there, and on sys.path. A
+    message from the user's code becomes a NetError. Source: Caffe layers/python_layer.hpp.
+    """
+
+    bottoms = Count(0, None)
+    tops = Count(0, None)
+    ignored = {"python_param.share_in_parallel": "Caffe ignores it too; nothing is shared"}
+    differences = "Refused unless Python layers are allowed (--allow-python-layers)."
+
+    def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
+        param = self.param.python_param
+        self.label = f"{param.module}.{param.layer}"
+        if not self.environment.allow_python_layers:
+            raise self.error(
+                f"would run Python code, {self.label}; allow it with --allow-python-layers or "
+                "allow_python_layers=True if you trust it"
+            )
+        self.user = self._make()
+        self.bottom_blobs = [pycaffe.Blob(shape) for shape in bottoms]
+        names = list(self.param.bottom)
+        # A top that works in place is its bottom, as in Caffe.
+        self.top_blobs = [
+            self.bottom_blobs[index] if names[index : index + 1] == [name] else pycaffe.Blob()
+            for index, name in enumerate(self.param.top)
+        ]
+        self._call("setup", self.bottom_blobs, self.top_blobs)
+        return [BlobSpec(blob.shape, values=blob.data.copy()) for blob in self.user.blobs]
+
+    def _make(self) -> Any:
+        """The user's object, made and given what Caffe gives it before setup."""
+        param = self.param.python_param
+        folder = Path(self.environment.folder).resolve()
+        caffe = pycaffe.stand_in()
+        if getattr(caffe, "Layer", None) is not pycaffe.Layer:
+            raise self.error(
+                "the caffe module that is installed would run the layer, and it knows only its own "
+                "nets; use an environment without it"
+            )
+        with _on_path(folder, folder / "layers"):
+            _forget_another(param.module, [str(folder), str(folder / "layers")])
+            try:
+                made = getattr(importlib.import_module(param.module), param.layer)()
+            except ModuleNotFoundError as error:
+                raise self.error(
+                    f"{error}; looked in {folder}, {folder / 'layers'} and PYTHONPATH"
+                ) from error
+            except Exception as error:
+                raise self._failed("import", error) from error
+        if not isinstance(made, pycaffe.Layer):
+            raise self.error(f"{self.label} is no caffe.Layer")
+        made.param_str = param.param_str
+        made.phase = pycaffe.TRAIN if self.phase == "TRAIN" else pycaffe.TEST
+        return made
+
+    def _call(self, method: str, *args: Any) -> None:
+        try:
+            getattr(self.user, method)(*args)
+        except CaffeError:
+            raise
+        except Exception as error:
+            raise self._failed(method, error) from error
+
+    def _failed(self, method: str, error: Exception) -> CaffeError:
+        told = " ".join(str(error).split())
+        return self.error(f"{self.label}: {method} raised {type(error).__name__}: {told}")
+
+    def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        for blob, shape in zip(self.bottom_blobs, bottoms):
+            blob.reshape(*shape)
+        self._call("reshape", self.bottom_blobs, self.top_blobs)
+        return [blob.shape for blob in self.top_blobs]
+
+    def state_shapes(self, bottoms: Sequence[Shape]) -> dict[str, Shape]:
+        # A layer without bottoms learns the net's device and type from this tensor.
+        return {"like": ()}
+
+    def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
+        tops: tuple[Tensor, ...] = gradients.PythonCall.apply(  # type: ignore[no-untyped-call]
+            self, len(bottoms), state.state["like"], *bottoms, *state.blobs
+        )
+        return tops[0] if len(tops) == 1 else tops
+
+    # What gradients.PythonCall uses ---------------------------------------------------------------
+
+    def run_forward(
+        self, bottoms: Sequence[np.ndarray], blobs: Sequence[np.ndarray], dtype: Any
+    ) -> list[np.ndarray]:
+        """The tops' values for the bottoms' and the parameter blobs', which it may change."""
+        self._load(self.bottom_blobs, bottoms)
+        self._load(self.user.blobs, blobs)
+        self._call("reshape", self.bottom_blobs, self.top_blobs)
+        self._call("forward", self.bottom_blobs, self.top_blobs)
+        return [np.array(blob.data, dtype) for blob in self.top_blobs]
+
+    def run_backward(
+        self,
+        bottoms: Sequence[np.ndarray],
+        tops: Sequence[np.ndarray],
+        top_diffs: Sequence[np.ndarray],
+        propagate_down: Sequence[bool],
+    ) -> list[np.ndarray]:
+        """The gradients of the bottoms, then of the parameter blobs, after `run_forward`."""
+        self._load(self.bottom_blobs, bottoms)
+        self._load(self.top_blobs, tops)
+        for blob in self.user.blobs:
+            blob.diff[...] = 0
+        for blob, diff in zip(self.top_blobs, top_diffs):
+            blob.diff[...] = diff
+        self._call("backward", self.top_blobs, list(propagate_down), self.bottom_blobs)
+        return [blob.diff for blob in (*self.bottom_blobs, *self.user.blobs)]
+
+    @staticmethod
+    def _load(blobs: Sequence[pycaffe.Blob], values: Sequence[np.ndarray]) -> None:
+        for blob, array in zip(blobs, values):
+            blob.load(array)
+
+
+@contextmanager
+def _on_path(*folders: Path) -> Iterator[None]:
+    """Look for modules in `folders` first."""
+    before = list(sys.path)
+    sys.path[:0] = map(str, folders)
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _forget_another(name: str, folders: Sequence[str]) -> None:
+    """Drop a module of this name that another net's folder gave."""
+    found, known = PathFinder.find_spec(name, list(folders)), sys.modules.get(name)
+    if found is not None and known is not None and found.origin != getattr(known, "__file__", None):
+        del sys.modules[name]

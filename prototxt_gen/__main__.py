@@ -1,0 +1,98 @@
+"""`python -m prototxt_gen VARIANT`: write a net, its deploy net and its solver; or `list`, `audit`.
+
+Exit status: 0; 1 an error in one line; 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from converters.cli import run_guarded
+from prototxt_gen.audit import audit, describe, net_cost
+from prototxt_gen.options import Options, flag
+from prototxt_gen.recipes import RECIPES, find_recipe
+from prototxt_gen.render import OUTPUTS, generate, write
+from prototxt_gen.variants import VARIANTS, find_variant
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what the first argument names: `list`, `audit`, or a variant to generate."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    commands = {"list": _list, "audit": _audit}
+    if arguments and arguments[0] in commands:
+        name = arguments[0]
+        parser = argparse.ArgumentParser(prog=f"python -m prototxt_gen {name}")
+        parser.parse_args(arguments[1:])
+        return run_guarded(commands[name])
+    args = _parser().parse_args(arguments)
+    return run_guarded(lambda: _generate(args))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m prototxt_gen",
+        description="Write net.prototxt, deploy.prototxt and solver.prototxt of a GM-Net.",
+        epilog="`list` describes the variants and data sets, `audit` prints what they cost.",
+    )
+    parser.add_argument("variant", metavar="VARIANT|list|audit", help=", ".join(VARIANTS))
+    parser.add_argument(
+        "--dataset", default="cifar10", metavar="D", help=f"{', '.join(RECIPES)}; default cifar10"
+    )
+    for option in fields(Options):
+        choices, about = option.metadata["choices"], option.metadata["about"]
+        if option.metadata["kind"] is bool:
+            parser.add_argument(flag(option.name), action="store_true", help=about)
+            continue
+        default = "" if option.default is None else f"; default {option.default}"
+        parser.add_argument(
+            flag(option.name),
+            type=option.metadata["kind"],
+            default=option.default,
+            metavar="|".join(choices) or option.name.split("_")[-1].upper(),
+            help=f"{about}{default}".replace("%", "%%"),
+        )
+    parser.add_argument(
+        "--out", type=Path, default=OUTPUTS, metavar="DIR", help=f"default: {OUTPUTS}"
+    )
+    return parser
+
+
+def _generate(args: argparse.Namespace) -> int:
+    variant, recipe = find_variant(args.variant), find_recipe(args.dataset)
+    options = Options(**{option.name: getattr(args, option.name) for option in fields(Options)})
+    generated = generate(variant, recipe, options, args.out)
+    cost = net_cost(generated.deploy).total
+    for path in write(generated):
+        print(path)
+    for note in generated.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(f"{variant.name}, reading {options.reading}: {describe(variant, cost)}")
+    return 0
+
+
+def _list() -> int:
+    print("Variants")
+    for variant in VARIANTS.values():
+        print(f"  {variant.name:29}{variant.summary} ({variant.source})")
+    print("\nData sets")
+    for recipe in RECIPES.values():
+        size = f"{recipe.channels}x{recipe.size}x{recipe.size}"
+        augmented = ", random crops and mirrored" if recipe.crop else ""
+        print(
+            f"  {recipe.name:15}{recipe.train_images:>7,} images {size}, {recipe.classes} classes, "
+            f"{recipe.epochs} epochs from rate {recipe.base_lr:g}{augmented}"
+        )
+    return 0
+
+
+def _audit() -> int:
+    print(audit())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
