@@ -105,7 +105,9 @@ class Layer:
 def stand_in() -> ModuleType:
     """`sys.modules["caffe"]`: the installed pycaffe where there is one, else this stand-in."""
     if "caffe" not in sys.modules:
-        if importlib.util.find_spec("caffe") is not None:
+        spec = importlib.util.find_spec("caffe")
+        # A mere folder of that name, such as Caffe's source beside the net, has no origin.
+        if spec is not None and spec.origin is not None:
             return importlib.import_module("caffe")
         module = ModuleType("caffe", __doc__)
         vars(module).update(Blob=Blob, Layer=Layer, TRAIN=TRAIN, TEST=TEST)

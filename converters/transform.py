@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.errors import CaffeError, DataError
+from converters.errors import CaffeError
 from converters.proto import caffe_pb2 as pb
 
 Images = NDArray[Any] | Sequence[NDArray[Any]]
@@ -47,10 +47,7 @@ class Transform:
         if param.HasField("mean_file"):
             from converters.mean import read_mean
 
-            try:
-                self.mean = read_mean(find(param.mean_file))
-            except DataError as error:
-                raise fail(f"mean_file {error}") from error
+            self.mean = read_mean(find(param.mean_file))
 
     @property
     def color(self) -> bool | None:
@@ -77,63 +74,48 @@ class Transform:
                 f"mean_file {self.param.mean_file} has shape {self.mean.shape}, the images {image}"
             )
 
-    def _check_alike(self, image: tuple[int, ...], first: tuple[int, ...]) -> None:
-        fixed = 1 if self.param.crop_size else 3
-        if image[:fixed] != first[:fixed]:
-            raise self.fail(
-                f"a batch has images of shape {first} and {image}; "
-                + ("crop_size fits sizes, not channels" if fixed == 1 else "they need crop_size")
-            )
-
     def __call__(self, images: Images, random: np.random.Generator) -> NDArray[np.float32]:
-        """Transform images (N, C, H, W), or a list of (C, H, W) that may differ where cropped.
-
-        Raises:
-            CaffeError: the images do not fit the crop, the mean or each other.
-        """
-        stacked = isinstance(images, np.ndarray)
-        for image in images[:1] if stacked else images:
-            self._check(image.shape)
-            if image.shape[0] != images[0].shape[0]:
+        """Transform images (N, C, H, W), or a list of (C, H, W) that may differ where cropped."""
+        first = images[0].shape
+        for image in () if isinstance(images, np.ndarray) else images:
+            if image.shape[0] != first[0]:
                 raise self.fail(
-                    f"images have {images[0].shape[0]} and {image.shape[0]} channels in one batch"
+                    f"images have {first[0]} and {image.shape[0]} channels in one batch"
                 )
+            self._check(image.shape)
+        self._check(first)
         crop = self.param.crop_size
-        if crop:
-            sizes = np.array(images.shape[2:] if stacked else [x.shape[1:] for x in images])
-            room = np.broadcast_to(sizes - crop, (len(images), 2))
-            corners = random.integers(0, room + 1) if self.train else room // 2
-            pixels = _windows(images, corners, crop)
-        else:
-            pixels = np.asarray(images)
-        flipped = np.flatnonzero(random.integers(0, 2, len(images))) if self.param.mirror else None
-        # Bytes are flipped before they become floats four times their size; with a mean image the
-        # difference to it has to come first.
-        if flipped is not None and self.mean is None:
-            pixels = pixels if crop else pixels.copy()
-            pixels[flipped] = pixels[flipped, :, :, ::-1]
-        result = pixels.astype(np.float32)
-        if self.mean is not None:
-            means = np.broadcast_to(self.mean, (len(images), *self.mean.shape))
-            result -= _windows(means, corners, crop) if crop else self.mean
-            if flipped is not None:
-                result[flipped] = result[flipped, :, :, ::-1]
-        elif self.param.mean_value:
+        if not crop and not isinstance(images, np.ndarray):
+            images = np.stack(images)
+        pixels, means = self._cropped(images, crop, random) if crop else (images, self.mean)
+        result = np.asarray(pixels).astype(np.float32)
+        if means is not None:
+            result -= means
+        if self.param.mean_value:
             result -= np.array(self.param.mean_value, np.float32).reshape(-1, 1, 1)
         if self.param.scale != 1:
             result *= np.float32(self.param.scale)
+        if self.param.mirror:
+            flipped = random.integers(0, 2, len(result)).astype(bool)
+            result[flipped] = result[flipped, :, :, ::-1]
         return result
 
-
-def _windows(images: Images, corners: NDArray[np.int64], size: int) -> NDArray[Any]:
-    """A new array of the squares (C, size, size) whose upper left corners (N, 2) are given."""
-    if isinstance(images, np.ndarray):
-        squares = (images.shape[1], size, size)
-        views = np.lib.stride_tricks.sliding_window_view(images, squares, axis=(1, 2, 3))
-        return views[np.arange(len(images)), 0, corners[:, 0], corners[:, 1]]
-    return np.stack(
-        [
-            image[:, top : top + size, left : left + size]
-            for image, (top, left) in zip(images, corners, strict=True)
-        ]
-    )
+    def _cropped(
+        self, images: Images, crop: int, random: np.random.Generator
+    ) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
+        """The crops, and the mean at the same places."""
+        count = len(images)
+        sizes = np.array([image.shape[1:] for image in images])
+        room = sizes - crop
+        corners = random.integers(0, room + 1) if self.train else room // 2
+        if isinstance(images, np.ndarray) and not self.train:
+            (top, left), window = corners[0], slice(None)
+            y, x = slice(top, top + crop), slice(left, left + crop)
+            return images[window, :, y, x], None if self.mean is None else self.mean[:, y, x]
+        out = np.empty((count, images[0].shape[0], crop, crop), images[0].dtype)
+        means = None if self.mean is None else np.empty(out.shape, np.float32)
+        for index, (top, left) in enumerate(corners):
+            out[index] = images[index][:, top : top + crop, left : left + crop]
+            if means is not None and self.mean is not None:
+                means[index] = self.mean[:, top : top + crop, left : left + crop]
+        return out, means

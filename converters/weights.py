@@ -88,10 +88,13 @@ def _fill(net: CaffeNet, loaded: set[str]) -> None:
     by_name = {m.layer.name: m for m in net.layer_modules}
     given = {owner for p in net.plan.layers if p.name in loaded for owner in p.owners}
     for index, entry in enumerate(net.plan.learnables):
-        if index not in given and 0 not in entry.spec.shape:
-            fill(
-                getattr(by_name[entry.layer], f"blob{entry.place}"), entry.spec.filler, entry.layer
-            )
+        if index in given or 0 in entry.spec.shape:
+            continue
+        blob = getattr(by_name[entry.layer], f"blob{entry.place}")
+        if entry.spec.values is None:
+            fill(blob, entry.spec.filler, entry.layer)
+        else:
+            blob.data.copy_(torch.from_numpy(entry.spec.values))
 
 
 def save_caffemodel(net: CaffeNet, path: str | Path, diffs: bool = False) -> None:

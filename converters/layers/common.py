@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from converters.layers.registry import BlobSpec, Count, Layer, LayerState, Shape, register
@@ -259,9 +260,9 @@ class Slice(Layer):
                     f"has {len(points)} slice_point for {tops} tops; {tops - 1} are needed"
                 )
             edges = [0, *points, total]
-            if any(left >= right for left, right in zip(edges, edges[1:])):
+            if any(left >= right for left, right in pairwise(edges)):
                 raise self.error(f"slice_point {points} must rise between 0 and {total}")
-            return [right - left for left, right in zip(edges, edges[1:])]
+            return [right - left for left, right in pairwise(edges)]
         if total % tops:
             raise self.shape_error(
                 f"axis {self.along} of {self.bottom_name(0)} has {total} values, not divisible "
@@ -274,7 +275,7 @@ class Slice(Layer):
         return [(*shape[:along], size, *shape[along + 1 :]) for size in self._sizes(shape[along])]
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
-        parts = bottoms[0].split(self._sizes(bottoms[0].shape[self.along]), self.along)
+        parts = torch.split(bottoms[0], self._sizes(bottoms[0].shape[self.along]), self.along)
         return parts[0] if len(parts) == 1 else tuple(parts)
 
 

@@ -102,12 +102,12 @@ class Python(Layer):
         return [blob.shape for blob in self.top_blobs]
 
     def state_shapes(self, bottoms: Sequence[Shape]) -> dict[str, Shape]:
-        # A layer without bottoms learns the net's device and type from this tensor.
+        # A layer without bottoms learns the net's device and floating type from this tensor.
         return {"like": ()}
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
         tops: tuple[Tensor, ...] = gradients.PythonCall.apply(  # type: ignore[no-untyped-call]
-            self, len(bottoms), state.state["like"], *bottoms, *state.blobs
+            self, len(bottoms), (*bottoms, state.state["like"])[0], *bottoms, *state.blobs
         )
         return tops[0] if len(tops) == 1 else tops
 
