@@ -52,7 +52,7 @@ def generate(variant: Variant, recipe: Recipe, options: Options, out: Path = OUT
     net = net_text(variant, recipe, options, means)
     solver = _render(
         "solver.prototxt.j2",
-        title=_title(variant, recipe, options),
+        **_heading(variant, recipe, options),
         recipe=recipe,
         options=options,
         schedule=schedule(recipe, options.batch),
@@ -71,7 +71,7 @@ def net_text(variant: Variant, recipe: Recipe, options: Options, means: Means | 
     """A net as prototxt; without `means` the deploy net, which starts at an Input layer."""
     return _render(
         "gmnet.prototxt.j2",
-        title=_title(variant, recipe, options),
+        **_heading(variant, recipe, options),
         net=build_model(variant, recipe.channels, options),
         recipe=recipe,
         options=options,
@@ -98,10 +98,14 @@ def folder_name(variant: Variant, recipe: Recipe, options: Options) -> str:
     return f"{variant.name}_{recipe.name}{table}{width}"
 
 
-def _title(variant: Variant, recipe: Recipe, options: Options) -> str:
+def _heading(variant: Variant, recipe: Recipe, options: Options) -> dict[str, str]:
+    """What the first comment of a file says: the net, and the command that wrote it."""
     command = f"python -m prototxt_gen {variant.name} --dataset {recipe.name}"
-    # One line, whatever an option holds: it becomes a comment.
-    return " ".join(f"{variant.summary}: {command} {options.as_arguments()}".split())
+    return {
+        "title": f"{variant.summary} ({variant.source})",
+        # One line, whatever an option holds.
+        "command": " ".join(f"{command} {options.as_arguments()}".split()),
+    }
 
 
 def _render(template: str, **values: Any) -> str:

@@ -157,3 +157,21 @@ def test_whole_runs_follow_caffe(
     for one, other in zip(ours.layers, read_caffemodel(final).layers, strict=True):
         for x, y in zip(one.blobs, other.blobs, strict=True):
             assert relative_error(np.asarray(x), np.asarray(y)) <= weights
+
+
+def test_a_sure_mistake_costs_what_caffe_says(tmp_path: Path) -> None:
+    """-log(FLT_MIN) however wrong, and the gradient of the softmax all the same."""
+    from converters import load_net
+
+    path = tmp_path / "net.prototxt"
+    path.write_text(
+        'layer { name: "i" type: "Input" top: "x" top: "t" '
+        "input_param { shape { dim: 1 dim: 2 } shape { dim: 1 } } }"
+        'layer { name: "l" type: "SoftmaxWithLoss" bottom: "x" bottom: "t" top: "loss" }'
+    )
+    for wrong in (100.0, 1e6, 1e30):
+        x = torch.tensor([[0.0, wrong]], requires_grad=True)
+        loss, _ = load_net(path, "TRAIN").loss({"x": x, "t": torch.zeros(1)})
+        loss.backward()
+        assert loss.item() == pytest.approx(87.33655, rel=1e-5)
+        assert x.grad is not None and x.grad.tolist() == [[-1.0, 1.0]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from converters.layers.registry import BlobSpec, Count, Layer, LayerState, Shape, register
@@ -51,8 +50,7 @@ class InnerProduct(Layer):
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
         blobs, x = state.blobs, bottoms[0]
         weight = blobs[0].t() if self.param.inner_product_param.transpose else blobs[0]
-        flat = x.reshape(*x.shape[: self.start], self.inputs)
-        return F.linear(flat, weight, blobs[1] if len(blobs) > 1 else None)
+        return F.linear(x.flatten(self.start), weight, blobs[1] if len(blobs) > 1 else None)
 
     def multiply_adds(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         return math.prod(tops[0]) * self.inputs
@@ -62,6 +60,7 @@ class InnerProduct(Layer):
 class Embed(Layer):
     """Row number x of a (input_dim, num_output) table, plus a bias. Source: embed_layer.cpp."""
 
+    differences = "An index outside the table is an error; Caffe reads beyond the table."
     no_gradient = (0,)
     in_place = False
 
@@ -81,7 +80,13 @@ class Embed(Layer):
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
         blobs = state.blobs
-        y = F.embedding(bottoms[0].long(), blobs[0])
+        try:
+            y = F.embedding(bottoms[0].long(), blobs[0])
+        except IndexError as error:
+            raise self.shape_error(
+                f"{self.bottom_name(0)} has an index outside the table "
+                f"(accepted: 0 to {self.param.embed_param.input_dim - 1})"
+            ) from error
         return y + blobs[1] if len(blobs) > 1 else y
 
 
@@ -89,6 +94,7 @@ class Embed(Layer):
 class Eltwise(Layer):
     """SUM (with coeff), PROD or MAX of equally shaped bottoms. Source: eltwise_layer.cpp."""
 
+    differences = "In place the true result is computed; Caffe's SUM loses bottom 0 first."
     bottoms = Count(2, None)
 
     def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
@@ -146,6 +152,7 @@ class Concat(Layer):
     """Bottoms joined along `axis`. Source: concat_layer.cpp."""
 
     bottoms = Count(1, None)
+    in_place = False
 
     def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
         param = self.param.concat_param
@@ -177,12 +184,15 @@ class Split(Layer):
     tops = Count(1, None)
     in_place = False
 
+    def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
+        self.copies = len(self.param.top)
+        return ()
+
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        return [bottoms[0]] * len(self.param.top)
+        return [bottoms[0]] * self.copies
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
-        tops = len(self.param.top)
-        return bottoms[0] if tops == 1 else (bottoms[0],) * tops
+        return bottoms[0] if self.copies == 1 else (bottoms[0],) * self.copies
 
 
 @register("Silence")
@@ -214,13 +224,15 @@ class Flatten(Layer):
         param = self.param.flatten_param
         start = self.axis(param.axis, number)
         end = self.axis(param.end_axis, number, "end_axis")
-        if end < start:
+        if end < start - 1:
             raise self.shape_error(f"end_axis {end} comes before axis {start}")
         return start, end
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
-        start, end = self._axes(bottoms[0].dim())
-        return bottoms[0].flatten(start, end)
+        x = bottoms[0]
+        start, end = self._axes(x.dim())
+        # No axes at all (end_axis just before axis) become a new axis of 1, as in Caffe.
+        return x.unsqueeze(start) if end < start else x.flatten(start, end)
 
 
 @register("Softmax", "softmax_param")
@@ -250,33 +262,41 @@ class Slice(Layer):
             raise self.error("give axis or slice_dim, not both")
         axis = param.slice_dim if param.HasField("slice_dim") else param.axis
         self.along = self.axis(axis, len(bottoms[0]))
+        self.points = points = list(param.slice_point)
+        self.parts = tops = len(self.param.top)
+        if points and len(points) != tops - 1:
+            raise self.error(
+                f"has {len(points)} slice_point for {tops} tops; {tops - 1} are needed"
+            )
+        if any(right <= left for left, right in zip([0, *points], points)):
+            raise self.error(f"slice_point {points} must rise from above 0")
         return ()
 
     def _sizes(self, total: int) -> list[int]:
-        points, tops = list(self.param.slice_param.slice_point), len(self.param.top)
-        if points:
-            if len(points) != tops - 1:
-                raise self.error(
-                    f"has {len(points)} slice_point for {tops} tops; {tops - 1} are needed"
-                )
-            edges = [0, *points, total]
-            if any(left >= right for left, right in pairwise(edges)):
-                raise self.error(f"slice_point {points} must rise between 0 and {total}")
-            return [right - left for left, right in pairwise(edges)]
-        if total % tops:
-            raise self.shape_error(
-                f"axis {self.along} of {self.bottom_name(0)} has {total} values, not divisible "
-                f"among {tops} tops"
-            )
-        return [total // tops] * tops
+        if self.points:
+            return [b - a for a, b in zip([0, *self.points], [*self.points, total])]
+        return [total // self.parts] * self.parts
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         shape, along = bottoms[0], self.along
-        return [(*shape[:along], size, *shape[along + 1 :]) for size in self._sizes(shape[along])]
+        total, sizes = shape[along], self._sizes(shape[along])
+        if self.points and (sizes[-1] < 0 or total < self.parts):
+            raise self.shape_error(
+                f"slice_point {self.points} does not cut axis {along} of {self.bottom_name(0)} "
+                f"{shape} into {self.parts} parts"
+            )
+        if sum(sizes) != total:
+            raise self.shape_error(
+                f"axis {along} of {self.bottom_name(0)} {shape} is not divisible among "
+                f"{self.parts} tops; give slice_point"
+            )
+        return [(*shape[:along], size, *shape[along + 1 :]) for size in sizes]
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
-        parts = torch.split(bottoms[0], self._sizes(bottoms[0].shape[self.along]), self.along)
-        return parts[0] if len(parts) == 1 else tuple(parts)
+        x = bottoms[0]
+        if self.parts == 1:
+            return x
+        return torch.split(x, self._sizes(x.shape[self.along]), self.along)
 
 
 @register("Reshape", "reshape_param")
@@ -288,9 +308,12 @@ class Reshape(Layer):
 
     in_place = False
 
+    def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
+        self.dims = list(self.param.reshape_param.shape.dim)
+        return ()
+
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        param, shape = self.param.reshape_param, bottoms[0]
-        dims = list(param.shape.dim)
+        param, shape, dims = self.param.reshape_param, bottoms[0], self.dims
         number = len(shape)
         start = param.axis if param.axis >= 0 else number + param.axis + 1
         if not 0 <= start <= number:
@@ -340,8 +363,7 @@ class Reduction(Layer):
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
         param, x = self.param.reduction_param, bottoms[0]
-        start = param.axis % x.dim()
-        flat = x.reshape(*x.shape[:start], -1)
+        flat = x.flatten(param.axis)
         reduce: dict[int, Callable[[Tensor], Tensor]] = {
             pb.ReductionParameter.SUM: lambda v: v.sum(-1),
             pb.ReductionParameter.ASUM: lambda v: v.abs().sum(-1),
@@ -384,12 +406,18 @@ class ArgMax(Layer):
     no_gradient = (0,)
     in_place = False
 
+    def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
+        self.has_axis = self.param.argmax_param.HasField("axis")
+        return ()
+
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         param, shape = self.param.argmax_param, bottoms[0]
-        if param.HasField("axis"):
+        if self.has_axis:
             along = self.axis(param.axis, len(shape))
             self._check_top_k(shape[along])
             return [(*shape[:along], param.top_k, *shape[along + 1 :])]
+        if not shape:
+            raise self.shape_error(f"{self.bottom_name(0)} is a scalar; it needs an axis")
         self._check_top_k(math.prod(shape[1:]))
         tail = (1,) * (max(3, len(shape)) - 3)
         return [(shape[0], 2 if param.out_max_val else 1, param.top_k, *tail)]
@@ -401,14 +429,14 @@ class ArgMax(Layer):
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
         param, x = self.param.argmax_param, bottoms[0].detach()
-        along = param.axis % x.dim() if param.HasField("axis") else 1
-        values = x if param.HasField("axis") else x.reshape(x.shape[0], -1)
+        along = param.axis % x.dim() if self.has_axis else 1
+        values = x if self.has_axis else x.reshape(x.shape[0], math.prod(x.shape[1:]))
         # A stable ascending sort puts the larger index of equals last: read it backwards.
         ordered, index = torch.sort(values, dim=along, stable=True)
         size = values.shape[along]
         last = torch.arange(size - 1, size - 1 - param.top_k, -1, device=x.device)
         best, where = ordered.index_select(along, last), index.index_select(along, last).to(x.dtype)
-        if param.HasField("axis"):
+        if self.has_axis:
             return best if param.out_max_val else where
         y = torch.stack([where, best], 1) if param.out_max_val else where.unsqueeze(1)
         return y.reshape(*y.shape, *(1,) * (max(3, x.dim()) - 3))
@@ -423,12 +451,22 @@ class BatchReindex(Layer):
     in_place = False
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        if len(bottoms[1]) != 1:
-            raise self.shape_error(f"{self.bottom_name(1)} {bottoms[1]} must have one axis")
+        if len(bottoms[1]) != 1 or not bottoms[0]:
+            raise self.shape_error(
+                f"{self.bottom_name(1)} {bottoms[1]} must have one axis, and "
+                f"{self.bottom_name(0)} {bottoms[0]} at least one"
+            )
         return [(*bottoms[1], *bottoms[0][1:])]
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
-        return bottoms[0].index_select(0, bottoms[1].long())
+        rows, indices = bottoms
+        try:
+            return rows.index_select(0, indices.long())
+        except IndexError as error:
+            raise self.shape_error(
+                f"{self.bottom_name(1)} has an index outside the rows of {self.bottom_name(0)} "
+                f"(accepted: 0 to {rows.shape[0] - 1})"
+            ) from error
 
 
 @register("Filter")
@@ -453,7 +491,7 @@ class Filter(Layer):
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         selector = bottoms[-1]
-        if math.prod(selector[1:]) != 1:
+        if not selector or math.prod(selector[1:]) != 1:
             raise self.shape_error(
                 f"selector {self.bottom_name(len(bottoms) - 1)} {selector} must have one value "
                 "an item"
@@ -461,8 +499,8 @@ class Filter(Layer):
         for index, shape in enumerate(bottoms[:-1]):
             if shape[:1] != selector[:1]:
                 raise self.shape_error(
-                    f"{self.bottom_name(index)} {shape} has {shape[0]} items, the selector "
-                    f"{selector[0]}"
+                    f"{self.bottom_name(index)} {shape} must have as many items as the selector "
+                    f"{selector}"
                 )
         return list(bottoms[:-1])
 

@@ -71,6 +71,20 @@ class ContrastiveDistance(Function):
         return factor.unsqueeze(1) * difference, None, None
 
 
+class WithValue(Function):
+    """`value` forward; backward as if it were `x`: a floor that the gradient does not see."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, value: Tensor) -> Tensor:
+        """A copy of `value`."""
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """dy for x."""
+        return gradients[0], None
+
+
 class FlooredLog(Function):
     """-log max(p, floor), with gradient -1 / max(p, floor) that the floor does not stop."""
 

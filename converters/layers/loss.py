@@ -110,9 +110,10 @@ class SoftmaxWithLoss(_LabelLoss):
             log_p, labels, reduction="none", ignore_index=-(2**40) if ignored is None else ignored
         )
         # The floor changes the value alone: Caffe's gradient does not see it.
-        losses = losses + (losses.detach().clamp(max=-math.log(FLT_MIN)) - losses.detach())
+        capped = losses.detach().clamp(max=-math.log(FLT_MIN))
+        losses = gradients.WithValue.apply(losses, capped)  # type: ignore[no-untyped-call]
         valid = None if ignored is None else (labels != ignored).sum().to(scores.dtype)
-        loss = losses.sum() / self.normalizer(scores.shape[0], scores.shape[2], valid)
+        loss: Tensor = losses.sum() / self.normalizer(scores.shape[0], scores.shape[2], valid)
         if len(self.param.top) < 2:
             return loss
         return loss, log_p.exp().reshape(bottoms[0].shape)
@@ -360,8 +361,8 @@ class InfogainLoss(_LabelLoss):
         p = F.softmax(scores, 1)
         log_p = F.log_softmax(scores, 1)
         floored = torch.log(p.detach().clamp(min=LOG_THRESHOLD))
-        log_p = log_p + (floored - log_p.detach())
+        log_p = gradients.WithValue.apply(log_p, floored)  # type: ignore[no-untyped-call]
         losses = -(rows * log_p).sum(1) * counted
         valid = None if ignored is None else counted.sum().to(scores.dtype)
-        loss = losses.sum() / self.normalizer(scores.shape[0], scores.shape[2], valid)
+        loss: Tensor = losses.sum() / self.normalizer(scores.shape[0], scores.shape[2], valid)
         return loss if len(self.param.top) < 2 else (loss, p.reshape(bottoms[0].shape))
