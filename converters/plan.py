@@ -184,6 +184,8 @@ class _Wiring:
                 f'{self.plan.source}: layer "{param.name}": unknown layer type "{param.type}"; '
                 f"{hint}"
             )
+        if param.HasField("phase"):
+            environment = environment._replace(phase=pb.Phase.Name(param.phase))
         return LAYERS[param.type](param, environment)
 
     def _bottom(self, layer: Layer, name: str) -> int:

@@ -17,6 +17,12 @@ DATA = sorted(path.name for path in (GOLDEN / "data").iterdir())
 IMAGES = GOLDEN / "imageset"
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths are tried from the working directory first: no file there may take a case's place."""
+    monkeypatch.chdir(tmp_path)
+
+
 def open_net(path: Path, phase: str = "TEST", seed: int | None = 1) -> Reader:
     layer = read_net(path).layer[0]
     return open_reader(layer, phase, str(path), str(path.parent), seed)

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from converters.layers.registry import BlobSpec, Layer, LayerState, Shape, register
 from converters.proto import caffe_pb2 as pb
 
@@ -14,8 +16,26 @@ if TYPE_CHECKING:
     import torch.nn.functional as F
     from torch import Tensor
 
+    from converters.layers import gradients
+
 
 ENGINE = "Caffe's engines compute the same; torch chooses its own kernels"
+IN_PLACE = "in place{}, Caffe takes the gradient at the overwritten bottom; here it is the true one"
+
+
+def _power(base: float, exponent: float) -> float:
+    """base ^ exponent as C's pow: infinite or NaN where Python raises or turns complex."""
+    with np.errstate(all="ignore"):
+        return float(np.float64(base) ** np.float64(exponent))
+
+
+def _log_base(layer: Layer, base: float) -> float:
+    """log(base), where -1 stands for e; an error unless it is finite."""
+    if base == -1:
+        return 1.0
+    if not 0 < base < math.inf:
+        raise layer.error(f"base {base:g} must be positive and finite, or -1 for e")
+    return math.log(base)
 
 
 @register("ReLU", "relu_param")
@@ -23,6 +43,7 @@ class ReLU(Layer):
     """max(x, 0) + slope · min(x, 0); the gradient at 0 is the slope. Source: relu_layer.cpp."""
 
     ignored = {"relu_param.engine": ENGINE}
+    differences = IN_PLACE.format(" with a negative negative_slope")
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
         slope = self.param.relu_param.negative_slope
@@ -34,9 +55,9 @@ class PReLU(Layer):
     """max(x, 0) + a_c · min(x, 0), `a` learned per channel or once. Source: prelu_layer.cpp."""
 
     def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
-        if len(bottoms[0]) < 2:
+        if not 2 <= len(bottoms[0]) <= 4:
             raise self.shape_error(
-                f"bottom {self.bottom_name(0)} {bottoms[0]} must have 2 axes or more"
+                f"bottom {self.bottom_name(0)} {bottoms[0]} must have 2 to 4 axes"
             )
         param = self.param.prelu_param
         self.channels = bottoms[0][1]
@@ -53,27 +74,27 @@ class PReLU(Layer):
         return [bottoms[0]]
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
-        x = bottoms[0]
-        slope = state.blobs[0].reshape(-1, *(1,) * (x.dim() - 2))
-        return torch.where(x > 0, x, x * slope)
+        return F.prelu(bottoms[0], state.blobs[0])
 
 
 @register("ELU", "elu_param")
 class ELU(Layer):
     """x for x > 0, alpha · (exp(x) - 1) otherwise. Source: elu_layer.cpp."""
 
+    differences = IN_PLACE.format(" with a negative alpha")
+
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
-        x = bottoms[0]
-        negative = self.param.elu_param.alpha * torch.expm1(x.clamp(max=0))
-        return torch.where(x > 0, x, negative)
+        return F.elu(bottoms[0], self.param.elu_param.alpha)
 
 
 @register("BNLL")
 class BNLL(Layer):
     """log(1 + exp(x)); the gradient's exponent is capped at 50. Source: bnll_layer.cpp."""
 
+    differences = IN_PLACE.format("")
+
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
-        return F.softplus(bottoms[0], threshold=30)
+        return F.softplus(bottoms[0], threshold=50)
 
 
 @register("Sigmoid", "sigmoid_param")
@@ -116,18 +137,31 @@ class AbsVal(Layer):
 
 @register("Power", "power_param")
 class Power(Layer):
-    """(shift + scale · x) ^ power. Source: power_layer.cpp."""
+    """y = (shift + scale · x) ^ power. Source: Caffe power_layer.cpp.
+
+    Unless power is 1 or 2 the gradient is power · scale · y / (shift + scale · x): NaN at 0 / 0.
+    """
+
+    differences = IN_PLACE.format(" with a power other than 1")
+
+    def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
+        self.constant = _power(self.param.power_param.shift, self.param.power_param.power)
+        return ()
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
         param, x = self.param.power_param, bottoms[0]
         if param.power * param.scale == 0:
-            value = 1.0 if param.power == 0 else math.pow(param.shift, param.power)
-            return torch.full_like(x, value)
+            # The bottom stays attached, with a gradient of 0 even where it is NaN.
+            never = torch.zeros_like(x, dtype=torch.bool)
+            return torch.where(never, x, self.constant)
         y = x * param.scale if param.scale != 1 else x
         y = y + param.shift if param.shift != 0 else y
         if param.power == 1:
             return y if y is not x else x.clone()
-        return y.pow(param.power)
+        if param.power == 2:
+            return y.square()
+        powered: Tensor = gradients.Power.apply(y, param.power)  # type: ignore[no-untyped-call]
+        return powered
 
 
 @register("Exp", "exp_param")
@@ -136,13 +170,8 @@ class Exp(Layer):
 
     def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
         param = self.param.exp_param
-        if param.base != -1 and param.base <= 0:
-            raise self.error(f"base {param.base:g} must be positive, or -1 for e")
-        log_base = 1.0 if param.base == -1 else math.log(param.base)
-        self.inner = log_base * param.scale
-        self.outer = (
-            math.exp(param.shift) if param.base == -1 else math.pow(param.base, param.shift)
-        )
+        self.inner = _log_base(self, param.base) * param.scale
+        self.outer = _power(math.e if param.base == -1 else param.base, param.shift)
         return ()
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
@@ -154,11 +183,13 @@ class Exp(Layer):
 class Log(Layer):
     """log_base(shift + scale · x); base -1 is e. Source: log_layer.cpp."""
 
+    differences = IN_PLACE.format("")
+
     def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
-        base = self.param.log_param.base
-        if base != -1 and (base <= 0 or base == 1):
-            raise self.error(f"base {base:g} must be positive and not 1, or -1 for e")
-        self.factor = 1.0 if base == -1 else 1 / math.log(base)
+        log_base = _log_base(self, self.param.log_param.base)
+        if log_base == 0:
+            raise self.error("base 1 must be another positive number, or -1 for e")
+        self.factor = 1 / log_base
         return ()
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
@@ -169,16 +200,26 @@ class Log(Layer):
 
 @register("Clip", "clip_param")
 class Clip(Layer):
-    """min(max(x, min), max); the gradient passes at both bounds. Source: clip_layer.cpp."""
+    """max(min, min(x, max)); the gradient passes at both bounds. Source: clip_layer.cpp.
+
+    Without a clip_param both bounds are 0, as in Caffe.
+    """
+
+    differences = IN_PLACE.format("")
 
     def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
         param = self.param.clip_param
-        if not (param.HasField("min") and param.HasField("max")):
-            raise self.error("needs clip_param { min: … max: … }")
+        if self.param.HasField("clip_param") and not param.IsInitialized():
+            missing = " and ".join(n for n in ("min", "max") if not param.HasField(n))
+            raise self.error(f"clip_param lacks {missing}; it needs both min and max")
         return ()
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
-        return bottoms[0].clamp(self.param.clip_param.min, self.param.clip_param.max)
+        low, high = self.param.clip_param.min, self.param.clip_param.max
+        if low <= high:
+            return bottoms[0].clamp(low, high)
+        # Bounds in the wrong order give min everywhere; one clamp of torch would give max.
+        return bottoms[0].clamp(max=high).clamp(min=low)
 
 
 @register("Threshold", "threshold_param")
@@ -186,6 +227,7 @@ class Threshold(Layer):
     """1 where x > threshold, else 0; no gradient. Source: threshold_layer.cpp."""
 
     no_gradient = (0,)
+    differences = "Caffe stops at a backward pass through it; here no gradient passes"
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
         return (bottoms[0] > self.param.threshold_param.threshold).to(bottoms[0].dtype)

@@ -71,36 +71,41 @@ class ContrastiveDistance(Function):
         return factor.unsqueeze(1) * difference, None, None
 
 
-class WithValue(Function):
-    """`value` forward; backward as if it were `x`: a floor that the gradient does not see."""
+class Floor(Function):
+    """max(x, floor), with a gradient that the floor does not stop.
+
+    Source: Caffe layers/softmax_loss_layer.cpp, infogain_loss_layer.cpp and
+    multinomial_logistic_loss_layer.cpp, whose backward passes ignore the clamp of the forward one.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, value: Tensor) -> Tensor:
-        """A copy of `value`."""
-        return value.clone()
+    def forward(ctx: Any, x: Tensor, floor: float) -> Tensor:
+        """Elementwise."""
+        return x.clamp(min=floor)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        """dy for x."""
+        """dy."""
         return gradients[0], None
 
 
-class FlooredLog(Function):
-    """-log max(p, floor), with gradient -1 / max(p, floor) that the floor does not stop."""
+class Power(Function):
+    """x ^ power, with gradient power · y / x: NaN at 0. Source: Caffe layers/power_layer.cpp."""
 
     @staticmethod
-    def forward(ctx: Any, p: Tensor, floor: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, power: float) -> Tensor:
         """Elementwise."""
-        clamped = p.clamp(min=floor)
-        ctx.save_for_backward(clamped)
-        return -torch.log(clamped)
+        y = x.pow(power)
+        ctx.save_for_backward(x, y)
+        ctx.power = power
+        return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        """-dy / max(p, floor)."""
+        """dy · power · y / x."""
         (dy,) = gradients
-        (clamped,) = ctx.saved_tensors
-        return -dy / clamped, None
+        x, y = ctx.saved_tensors
+        return dy * (y / x * ctx.power), None
 
 
 class PythonCall(Function):

@@ -1,11 +1,16 @@
-"""Losses, and Accuracy. A loss's first top has loss_weight 1 unless the net says otherwise."""
+"""Losses, and Accuracy. A loss's first top has loss_weight 1 unless the net says otherwise.
+
+Gradients that are not the derivative of the value are in `converters.layers.gradients`.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from converters.errors import DataError
 from converters.layers.registry import BlobSpec, Count, Layer, LayerState, Shape, register
 from converters.proto import caffe_pb2 as pb
 
@@ -18,6 +23,43 @@ if TYPE_CHECKING:
 
 FLT_MIN = 1.1754943508222875e-38
 LOG_THRESHOLD = 1e-20
+ENGINE = "torch chooses its own kernels for the same result"
+
+
+def _check_positions(layer: Layer, bottoms: Sequence[Shape], axis: int) -> int:
+    """`axis` from the front; raise unless there is a label for every position outside it."""
+    scores, labels = bottoms[0], bottoms[1]
+    along = layer.axis(axis, len(scores))
+    positions = math.prod(scores[:along]) * math.prod(scores[along + 1 :])
+    if math.prod(labels) != positions:
+        raise layer.shape_error(
+            f"{layer.bottom_name(1)} {labels} must have {positions} labels: one for every "
+            f"position of {layer.bottom_name(0)} {scores} outside axis {along}"
+        )
+    return along
+
+
+def _class_indices(
+    layer: Layer, labels: Tensor, classes: int, ignored: int | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Labels as integers below `classes`, and which of them count (None: all).
+
+    A label that is out of range, where Caffe reads foreign memory, raises a NetError. On a GPU, or
+    in compiled code, torch's own bounds check stops instead: reading the values would stall there.
+    """
+    index = labels.detach().long()
+    counted = None
+    if ignored is not None:
+        counted = index != ignored
+        index = torch.where(counted, index, 0)
+    if index.device.type == "cpu" and index.numel() and not torch.compiler.is_compiling():
+        low, high = (int(bound) for bound in index.aminmax())
+        if low < 0 or high >= classes:
+            raise layer.error(
+                f"label {low if low < 0 else high} in {layer.bottom_name(1)} is not among the "
+                f"{classes} classes of {layer.bottom_name(0)}: 0 to {classes - 1}"
+            )
+    return index, counted
 
 
 class _Loss(Layer):
@@ -29,59 +71,82 @@ class _Loss(Layer):
     in_place = False
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        if bottoms[0][:1] != bottoms[1][:1]:
+        first, second = bottoms[0], bottoms[1]
+        if not first or not second or first[0] != second[0]:
             raise self.shape_error(
-                f"{self.bottom_name(0)} {bottoms[0]} and {self.bottom_name(1)} {bottoms[1]} "
-                "must have equally many items"
+                f"{self.bottom_name(0)} {first} and {self.bottom_name(1)} {second} "
+                "must have the same first dimension"
             )
         return [()]
 
-    def normalizer(self, outer: int, inner: int, valid: Tensor | None) -> float | Tensor:
-        """What the sum is divided by: never below 1 (loss_layer.cpp, GetNormalizer)."""
-        mode = self.normalization
-        if mode == pb.LossParameter.VALID and valid is not None:
-            return valid.clamp(min=1)
-        numbers: dict[int, int] = {
-            pb.LossParameter.VALID: outer * inner,
-            pb.LossParameter.FULL: outer * inner,
-            pb.LossParameter.BATCH_SIZE: outer,
-            pb.LossParameter.NONE: 1,
-        }
-        return float(max(1, numbers[mode]))
+    def four_axes(self, bottoms: Sequence[Shape], index: int) -> Shape:
+        """A bottom's shape as (num, channels, height, width), for layers older than N-d blobs."""
+        shape = bottoms[index]
+        if len(shape) > 4:
+            raise self.shape_error(
+                f"{self.bottom_name(index)} {shape} has {len(shape)} axes; at most 4 are accepted"
+            )
+        return shape + (1,) * (4 - len(shape))
+
+
+class _NormalizedLoss(_Loss):
+    """A loss that reads loss_param: what its sum is divided by, and which label is left out."""
 
     normalization: int
+    ignored_label: int | None
 
-    def read_normalization(self, default: int) -> None:
-        """`normalization`, or the legacy `normalize`, or the layer's default."""
+    def read_loss_param(self, default: int = pb.LossParameter.VALID) -> None:
+        """`normalization`, or else the legacy `normalize`, or else the layer's default."""
         param = self.param.loss_param
         self.normalization = default
         if param.HasField("normalization"):
             self.normalization = param.normalization
         elif param.HasField("normalize"):
-            legacy = pb.LossParameter.VALID if param.normalize else pb.LossParameter.BATCH_SIZE
-            self.normalization = legacy
+            self.normalization = (
+                pb.LossParameter.VALID if param.normalize else pb.LossParameter.BATCH_SIZE
+            )
         self.ignored_label = param.ignore_label if param.HasField("ignore_label") else None
 
+    def normalized(self, losses: Tensor, outer: int, counted: Tensor | None) -> Tensor:
+        """Σ losses (outer, …) / max(1, normalizer); `counted` is None where no label is ignored."""
+        total = losses.sum()
+        if self.normalization == pb.LossParameter.VALID and counted is not None:
+            return total / counted.sum().clamp(min=1)
+        normalizers: dict[int, int] = {
+            pb.LossParameter.VALID: losses.numel(),
+            pb.LossParameter.FULL: losses.numel(),
+            pb.LossParameter.BATCH_SIZE: outer,
+            pb.LossParameter.NONE: 1,
+        }
+        return total / max(1, normalizers[self.normalization])
 
-class _LabelLoss(_Loss):
-    """A loss over scores (…, C, …) on an axis with one integer label per position."""
 
-    def check_labels(self, bottoms: Sequence[Shape], axis: int) -> None:
-        """As many labels as positions."""
-        scores, labels = bottoms[0], bottoms[1]
-        self.along = self.axis(axis, len(scores), "softmax axis")
-        positions = math.prod(scores[: self.along]) * math.prod(scores[self.along + 1 :])
-        if math.prod(labels) != positions:
-            raise self.shape_error(
-                f"{self.bottom_name(1)} {labels} must have {positions} labels: one for every "
-                f"position of {self.bottom_name(0)} {scores} outside axis {self.along}"
-            )
+class _LabelLoss(_NormalizedLoss):
+    """A loss of the softmax over axis C of (…, C, …), with one class label per position.
 
-    def flat(self, x: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores as (outer, C, inner) and labels as (outer, inner) integers."""
-        outer = math.prod(x.shape[: self.along])
-        scores = x.reshape(outer, x.shape[self.along], -1)
-        return scores, label.reshape(outer, -1).long()
+    An optional second top is the softmax; as in Caffe, no gradient comes back through it.
+    """
+
+    tops = Count(1, 2)
+    along: int
+
+    def shape_tops(self, bottoms: Sequence[Shape], axis: int) -> list[Shape]:
+        """Check the labels against the scores' `axis`; the tops' shapes."""
+        loss = super().reshape(bottoms)
+        self.along = _check_positions(self, bottoms, axis)
+        # Read here: torch.compile traces forward and cannot look into repeated fields.
+        self.softmax_wanted = len(self.param.top) > 1
+        return [*loss, bottoms[0]] if self.softmax_wanted else loss
+
+    def flat(self, x: Tensor) -> Tensor:
+        """Scores as (outer, C, inner)."""
+        return x.reshape(math.prod(x.shape[: self.along]), x.shape[self.along], -1)
+
+    def with_softmax(self, loss: Tensor, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """The loss, and the softmax of the scores `x` if the net names a second top."""
+        if not self.softmax_wanted:
+            return loss
+        return loss, F.softmax(x.detach(), self.along)
 
 
 @register("SoftmaxWithLoss", "softmax_param", "loss_param")
@@ -91,32 +156,24 @@ class SoftmaxWithLoss(_LabelLoss):
     Source: Caffe layers/softmax_loss_layer.cpp.
     """
 
-    tops = Count(1, 2)
-    ignored = {"softmax_param.engine": "torch chooses its own kernels for the same result"}
+    ignored = {"softmax_param.engine": ENGINE}
 
     def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
-        self.read_normalization(pb.LossParameter.VALID)
+        self.read_loss_param()
         return ()
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        self.check_labels(bottoms, self.param.softmax_param.axis)
-        return [(), bottoms[0]][: max(1, len(self.param.top))]
+        return self.shape_tops(bottoms, self.param.softmax_param.axis)
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
-        scores, labels = self.flat(*bottoms)
-        log_p = F.log_softmax(scores, 1)
-        ignored = self.ignored_label
-        losses = F.nll_loss(
-            log_p, labels, reduction="none", ignore_index=-(2**40) if ignored is None else ignored
-        )
-        # The floor changes the value alone: Caffe's gradient does not see it.
-        capped = losses.detach().clamp(max=-math.log(FLT_MIN))
-        losses = gradients.WithValue.apply(losses, capped)  # type: ignore[no-untyped-call]
-        valid = None if ignored is None else (labels != ignored).sum().to(scores.dtype)
-        loss: Tensor = losses.sum() / self.normalizer(scores.shape[0], scores.shape[2], valid)
-        if len(self.param.top) < 2:
-            return loss
-        return loss, log_p.exp().reshape(bottoms[0].shape)
+        scores = self.flat(bottoms[0])
+        outer, classes = scores.shape[:2]
+        labels = bottoms[1].reshape(outer, 1, -1)
+        index, counted = _class_indices(self, labels, classes, self.ignored_label)
+        own = F.log_softmax(scores, 1).gather(1, index)
+        log_p: Tensor = gradients.Floor.apply(own, math.log(FLT_MIN))  # type: ignore[no-untyped-call]
+        losses = -log_p if counted is None else torch.where(counted, -log_p, 0)
+        return self.with_softmax(self.normalized(losses, outer, counted), bottoms[0])
 
 
 @register("Accuracy", "accuracy_param")
@@ -134,73 +191,65 @@ class Accuracy(Layer):
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         param, scores = self.param.accuracy_param, bottoms[0]
-        self.along = self.axis(param.axis, len(scores))
-        positions = math.prod(scores[: self.along]) * math.prod(scores[self.along + 1 :])
-        if math.prod(bottoms[1]) != positions:
-            raise self.shape_error(
-                f"{self.bottom_name(1)} {bottoms[1]} must have {positions} labels: one for every "
-                f"position of {self.bottom_name(0)} {scores} outside axis {self.along}"
-            )
-        if not 1 <= param.top_k <= scores[self.along]:
+        self.along = _check_positions(self, bottoms, param.axis)
+        classes = scores[self.along]
+        if param.top_k > classes:
             raise self.error(
-                f"top_k {param.top_k} must be from 1 to the {scores[self.along]} classes"
+                f"top_k {param.top_k} must be at most the {classes} classes of "
+                f"{self.bottom_name(0)} {scores}"
             )
-        return [(), (scores[self.along],)][: len(self.param.top)]
+        self.ignored_label = param.ignore_label if param.HasField("ignore_label") else None
+        self.per_class = len(self.param.top) > 1
+        return [(), (classes,)] if self.per_class else [()]
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
-        param, x = self.param.accuracy_param, bottoms[0].detach()
-        classes = x.shape[self.along]
-        scores = x.reshape(math.prod(x.shape[: self.along]), classes, -1)
-        labels = bottoms[1].detach().reshape(scores.shape[0], -1).long()
-        counted = (
-            labels != param.ignore_label
-            if param.HasField("ignore_label")
-            else torch.ones_like(labels, dtype=torch.bool)
-        )
-        safe = labels.clamp(0, classes - 1)
-        own = scores.gather(1, safe.unsqueeze(1))
-        # The true class itself is among those with at least its score (unless it is NaN).
-        rivals = (scores >= own).sum(1) - (own == own).squeeze(1).long()
-        right = ((rivals < param.top_k) & counted).to(x.dtype)
-        top = right.sum() / counted.sum().clamp(min=1)
-        if len(self.param.top) < 2:
+        x = bottoms[0].detach()
+        scores = x.reshape(math.prod(x.shape[: self.along]), x.shape[self.along], -1)
+        outer, classes = scores.shape[:2]
+        labels = bottoms[1].reshape(outer, 1, -1)
+        index, counted = _class_indices(self, labels, classes, self.ignored_label)
+        # The true class is among those with at least its score, unless that is NaN: then none is.
+        rivals = (scores >= scores.gather(1, index)).sum(1, keepdim=True) - 1
+        right = rivals < self.param.accuracy_param.top_k
+        if counted is None:
+            counted = torch.ones_like(right)
+        right = right & counted
+        # Counts are whole numbers: bfloat16 would round them.
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        top = right.sum().to(dtype) / counted.sum().clamp(min=1)
+        if not self.per_class:
             return top
-        hits = torch.zeros(classes, dtype=x.dtype, device=x.device)
-        total = torch.zeros_like(hits)
-        hits = hits.scatter_add(0, safe.flatten(), right.flatten())
-        total = total.scatter_add(0, safe.flatten(), counted.to(x.dtype).flatten())
-        return top, hits / total.clamp(min=1)
+        members = (index == torch.arange(classes, device=x.device).reshape(1, -1, 1)) & counted
+        hits = (members & right).sum((0, 2)).to(dtype)
+        return top, hits / members.sum((0, 2)).clamp(min=1)
 
 
 @register("SigmoidCrossEntropyLoss", "loss_param")
-class SigmoidCrossEntropyLoss(_Loss):
+class SigmoidCrossEntropyLoss(_NormalizedLoss):
     """-Σ (t·log σ(x) + (1 - t)·log(1 - σ(x))) / normalizer (the batch size by default).
 
+    Targets are real; one whose whole part is ignore_label is left out.
     Source: Caffe layers/sigmoid_cross_entropy_loss_layer.cpp.
     """
 
-    tops = Count(1, 2)
-
     def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
-        self.read_normalization(pb.LossParameter.BATCH_SIZE)
+        self.read_loss_param(pb.LossParameter.BATCH_SIZE)
         return ()
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        tops = super().reshape(bottoms)
         self.require_same_count(bottoms)
-        return [(), bottoms[0]][: max(1, len(self.param.top))]
+        return tops
 
-    def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
+    def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
         x = bottoms[0]
         target = bottoms[1].reshape(x.shape)
         losses = F.binary_cross_entropy_with_logits(x, target, reduction="none")
-        valid = None
+        counted = None
         if self.ignored_label is not None:
             counted = target.trunc() != self.ignored_label
-            losses = torch.where(counted, losses, torch.zeros_like(losses))
-            valid = counted.sum().to(x.dtype)
-        outer = x.shape[0] if x.dim() else 1
-        loss = losses.sum() / self.normalizer(outer, x.numel() // max(1, outer), valid)
-        return loss if len(self.param.top) < 2 else (loss, torch.sigmoid(x))
+            losses = torch.where(counted, losses, 0)
+        return self.normalized(losses, x.shape[0], counted)
 
 
 @register("EuclideanLoss")
@@ -210,9 +259,11 @@ class EuclideanLoss(_Loss):
     no_gradient = ()
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        super().reshape(bottoms)
+        tops = super().reshape(bottoms)
         self.require_same_count(bottoms)
-        return [()]
+        for index in range(2):
+            self.four_axes(bottoms, index)
+        return tops
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
         difference = bottoms[0] - bottoms[1].reshape(bottoms[0].shape)
@@ -223,25 +274,23 @@ class EuclideanLoss(_Loss):
 class HingeLoss(_Loss):
     """Σ max(0, 1 ± x)^p / N, minus for the label's class; p is 1 (L1) or 2 (L2).
 
+    Of a label blob with more than N values the first N are read.
     Source: Caffe layers/hinge_loss_layer.cpp.
     """
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        super().reshape(bottoms)
-        if math.prod(bottoms[1]) != bottoms[0][0]:
-            raise self.shape_error(
-                f"{self.bottom_name(1)} {bottoms[1]} must have one label for each of the "
-                f"{bottoms[0][0]} items of {self.bottom_name(0)}"
-            )
-        return [()]
+        tops = super().reshape(bottoms)
+        self.four_axes(bottoms, 0)
+        return tops
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
-        x = bottoms[0].flatten(1)
-        labels = bottoms[1].reshape(-1, 1).long()
-        sign = torch.ones_like(x).scatter(1, labels, -1.0)
-        margin = F.relu(1 + sign * x)
+        number = bottoms[0].shape[0]
+        x = bottoms[0].reshape(number, -1)
+        labels = bottoms[1].reshape(-1)[:number].unsqueeze(1)
+        index, _ = _class_indices(self, labels, x.shape[1])
+        margin = F.relu(1 + x * torch.ones_like(x).scatter(1, index, -1.0))
         squared = self.param.hinge_loss_param.norm == pb.HingeLossParameter.L2
-        return (margin.square() if squared else margin).sum() / x.shape[0]
+        return (margin.square() if squared else margin).sum() / number
 
 
 @register("ContrastiveLoss", "contrastive_loss_param")
@@ -255,31 +304,31 @@ class ContrastiveLoss(_Loss):
     no_gradient = (2,)
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        first, second, similar = bottoms
-        if math.prod(first[1:2]) != math.prod(second[1:2]) or first[:1] != second[:1]:
+        tops = super().reshape(bottoms)
+        first, second, similar = (self.four_axes(bottoms, index) for index in range(3))
+        if first[1:] != second[1:] or first[2:] != (1, 1):
             raise self.shape_error(
-                f"{self.bottom_name(0)} {first} and {self.bottom_name(1)} {second} must agree"
+                f"{self.bottom_name(0)} {bottoms[0]} and {self.bottom_name(1)} {bottoms[1]} "
+                "must both be (N, C), or (N, C, 1, 1)"
             )
-        if any(size != 1 for shape in bottoms for size in shape[2:]) or math.prod(
-            similar
-        ) != math.prod(first[:1]):
+        if similar[1:] != (1, 1, 1) or similar[0] < first[0]:
             raise self.shape_error(
-                f"needs two blobs (N, C) and N labels, got {first}, {second} and {similar}"
+                f"{self.bottom_name(2)} {bottoms[2]} must have one label for each of the "
+                f"{first[0]} pairs of {self.bottom_name(0)} {bottoms[0]}"
             )
-        return [()]
+        return tops
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
-        param = self.param.contrastive_loss_param
-        a, b = bottoms[0].flatten(1), bottoms[1].flatten(1)
-        dissimilar = (bottoms[2].reshape(-1).long() == 0).to(a.dtype)
-        difference = a - b
+        param, number = self.param.contrastive_loss_param, bottoms[0].shape[0]
+        difference = (bottoms[0] - bottoms[1].reshape(bottoms[0].shape)).reshape(number, -1)
+        similar = bottoms[2].reshape(-1)[:number].trunc() != 0
         square = difference.square().sum(1)
         if param.legacy_version:
-            apart = F.relu(param.margin - square) * dissimilar
+            apart = F.relu(param.margin - square)
         else:
+            dissimilar = (~similar).to(square.dtype)
             apart = gradients.ContrastiveDistance.apply(difference, dissimilar, param.margin)  # type: ignore[no-untyped-call]
-        total: Tensor = ((1 - dissimilar) * square + apart).sum()
-        return total / (2 * a.shape[0])
+        return torch.where(similar, square, apart).sum() / (2 * number)
 
 
 @register("MultinomialLogisticLoss")
@@ -290,18 +339,21 @@ class MultinomialLogisticLoss(_Loss):
     """
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        super().reshape(bottoms)
-        if math.prod(bottoms[1]) != bottoms[0][0]:
+        tops = super().reshape(bottoms)
+        self.four_axes(bottoms, 0)
+        if self.four_axes(bottoms, 1)[1:] != (1, 1, 1):
             raise self.shape_error(
                 f"{self.bottom_name(1)} {bottoms[1]} must have one label for each of the "
-                f"{bottoms[0][0]} items of {self.bottom_name(0)}"
+                f"{bottoms[0][0]} items of {self.bottom_name(0)} {bottoms[0]}"
             )
-        return [()]
+        return tops
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
-        p = bottoms[0].flatten(1).gather(1, bottoms[1].reshape(-1, 1).long())
-        losses: Tensor = gradients.FlooredLog.apply(p, LOG_THRESHOLD)  # type: ignore[no-untyped-call]
-        return losses.sum() / p.shape[0]
+        number = bottoms[0].shape[0]
+        p = bottoms[0].reshape(number, -1)
+        index, _ = _class_indices(self, bottoms[1].reshape(number, 1), p.shape[1])
+        own: Tensor = gradients.Floor.apply(p.gather(1, index), LOG_THRESHOLD)  # type: ignore[no-untyped-call]
+        return -own.log().sum() / number
 
 
 @register("InfogainLoss", "infogain_loss_param", "softmax_param", "loss_param")
@@ -312,57 +364,80 @@ class InfogainLoss(_LabelLoss):
     """
 
     bottoms = Count(2, 3)
-    tops = Count(1, 2)
     no_gradient = (1, 2)
     ignored = {
         "softmax_param.axis": "the layer's own infogain_loss_param.axis takes its place",
-        "softmax_param.engine": "torch chooses its own kernels for the same result",
+        "softmax_param.engine": ENGINE,
     }
+    refused = {"loss_param.normalize": "Caffe's InfogainLoss takes only normalization"}
 
     def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
-        self.read_normalization(pb.LossParameter.VALID)
-        self.matrix = None
+        if self.param.loss_param.HasField("normalize"):
+            raise self.error("loss_param.normalize is not accepted here; give normalization")
+        self.read_loss_param()
+        self._values: list[float] | None = None
+        self._matrices: dict[Any, Tensor] = {}
         if len(bottoms) == 2:
-            source = self.param.infogain_loss_param.source
-            if not source:
+            if not self.param.infogain_loss_param.HasField("source"):
                 raise self.error("needs infogain_loss_param { source: … } or a third bottom")
-            self.matrix = self._read(source)
+            self._values = self._read(self.param.infogain_loss_param.source)
         return ()
 
     def _read(self, source: str) -> list[float]:
-        from pathlib import Path
+        """The values of a `.binaryproto` file (a BlobProto of any shape)."""
+        from google.protobuf.message import DecodeError
 
-        from converters.mean import read_mean
-
-        direct = Path(source)
-        path = direct if direct.exists() else Path(self.environment.folder) / source
-        values: list[float] = read_mean(path).reshape(-1).tolist()
-        return values
+        path = Path(source)
+        path = path if path.exists() else Path(self.environment.folder, source)
+        try:
+            blob = pb.BlobProto.FromString(path.read_bytes())
+        except OSError as error:
+            raise DataError(
+                f'{self.environment.source}: layer "{self.name}": infogain matrix {source} '
+                f"cannot be read: {error.strerror}"
+            ) from error
+        except DecodeError as error:
+            raise DataError(
+                f'{self.environment.source}: layer "{self.name}": infogain matrix {source} '
+                "is not a BlobProto"
+            ) from error
+        return list(blob.double_data or blob.data)
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        self.check_labels(bottoms, self.param.infogain_loss_param.axis)
+        tops = self.shape_tops(bottoms, self.param.infogain_loss_param.axis)
         classes = bottoms[0][self.along]
-        size = len(self.matrix) if self.matrix is not None else math.prod(bottoms[2])
+        given = self._values is not None
+        size = math.prod(bottoms[2]) if self._values is None else len(self._values)
         if size != classes * classes:
-            raise self.shape_error(
-                f"the infogain matrix has {size} values, {classes} classes need {classes * classes}"
+            name = (
+                self.param.infogain_loss_param.source
+                if given
+                else f"{self.bottom_name(2)} {bottoms[2]}"
             )
-        return [(), bottoms[0]][: max(1, len(self.param.top))]
+            raise self.shape_error(
+                f"infogain matrix {name} has {size} values; {self.bottom_name(0)} {bottoms[0]} "
+                f"has {classes} classes, which need {classes * classes}"
+            )
+        return tops
+
+    def _matrix(self, scores: Tensor) -> Tensor:
+        """H of the file, copied once to each device: a copy per forward stops CUDA graphs."""
+        key = (scores.device, scores.dtype)
+        if key not in self._matrices:
+            self._matrices[key] = scores.new_tensor(self._values)
+        return self._matrices[key]
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
-        scores, labels = self.flat(bottoms[0], bottoms[1])
-        classes = scores.shape[1]
-        matrix = (
-            scores.new_tensor(self.matrix) if self.matrix is not None else bottoms[2].detach()
-        ).reshape(classes, classes)
-        ignored = self.ignored_label
-        counted = labels != ignored if ignored is not None else torch.ones_like(labels) > 0
-        rows = matrix[labels.where(counted, torch.zeros_like(labels))].permute(0, 2, 1)
-        p = F.softmax(scores, 1)
-        log_p = F.log_softmax(scores, 1)
-        floored = torch.log(p.detach().clamp(min=LOG_THRESHOLD))
-        log_p = gradients.WithValue.apply(log_p, floored)  # type: ignore[no-untyped-call]
-        losses = -(rows * log_p).sum(1) * counted
-        valid = None if ignored is None else counted.sum().to(scores.dtype)
-        loss: Tensor = losses.sum() / self.normalizer(scores.shape[0], scores.shape[2], valid)
-        return loss if len(self.param.top) < 2 else (loss, p.reshape(bottoms[0].shape))
+        scores = self.flat(bottoms[0])
+        outer, classes, inner = scores.shape
+        labels = bottoms[1].reshape(outer, inner)
+        index, counted = _class_indices(self, labels, classes, self.ignored_label)
+        matrix = self._matrix(scores) if self._values is not None else bottoms[2].detach()
+        # index_select checks its bounds on every device; matrix[index] would wrap negative labels.
+        rows = matrix.reshape(classes, classes).index_select(0, index.flatten())
+        rows = rows.reshape(outer, inner, classes).transpose(1, 2)
+        log_p: Tensor = gradients.Floor.apply(F.log_softmax(scores, 1), math.log(LOG_THRESHOLD))  # type: ignore[no-untyped-call]
+        losses = -(rows * log_p).sum(1)
+        if counted is not None:
+            losses = torch.where(counted, losses, 0)
+        return self.with_softmax(self.normalized(losses, outer, counted), bottoms[0])
