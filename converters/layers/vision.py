@@ -321,6 +321,11 @@ def _padded(x: Tensor, w: PoolingWindows, out: tuple[int, int], value: float) ->
     return F.pad(x, sides, value=value) if any(sides) else x
 
 
+def _trimmed(y: Tensor, out: tuple[int, int]) -> Tensor:
+    """Without windows that torch makes and Caffe does not; slicing costs a copy in backward."""
+    return y if tuple(y.shape[2:]) == out else y[:, :, : out[0], : out[1]]
+
+
 def max_pool(layer: Layer, x: Tensor, w: PoolingWindows) -> tuple[Tensor, Tensor]:
     """Maximum and its flat index h·W + w in the image; the first of equals wins, NaN never."""
     height, width = x.shape[2], x.shape[3]
@@ -328,7 +333,7 @@ def max_pool(layer: Layer, x: Tensor, w: PoolingWindows) -> tuple[Tensor, Tensor
     x = torch.nan_to_num(x, nan=-FLT_MAX, posinf=math.inf, neginf=-FLT_MAX)
     x = _padded(x, w, out, -math.inf)
     y, index = F.max_pool2d(x, w.kernel, w.stride, return_indices=True)
-    y, index = y[:, :, : out[0], : out[1]], index[:, :, : out[0], : out[1]]
+    y, index = _trimmed(y, out), _trimmed(index, out)
     row = torch.div(index, x.shape[3], rounding_mode="floor") - w.pad[0]
     column = index % x.shape[3] - w.pad[1]
     return y, (row * width + column).to(y.dtype)
@@ -349,7 +354,7 @@ def average_pool(layer: Layer, x: Tensor, w: PoolingWindows) -> Tensor:
             count_include_pad=False,
         )
     )
-    return y[:, :, : out[0], : out[1]]
+    return _trimmed(y, out)
 
 
 def stochastic_pool(layer: Layer, x: Tensor, w: PoolingWindows) -> Tensor:
