@@ -1,14 +1,14 @@
-"""Reading for training: batches of CIFAR records, decoded, cropped, mirrored, without their mean.
+"""A batch for training: CIFAR records decoded, cropped, mirrored, less their mean.
 
-The yardstick reads the same LMDB record by record, as Caffe's Data layer does: protobuf parses it,
-NumPy transforms it. Both draw a corner and a coin for every image.
+The yardstick does the same record by record, as Caffe's Data layer: protobuf parses one, NumPy
+transforms it. Both draw a corner and a coin for every image.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
-from itertools import islice
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,126 +16,104 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.rows import Row, alternate
-from converters.datum import Buffer, encode_batch
+from converters.datum import decode_batch, encode_batch
 from converters.errors import DataError
-from converters.lmdb import LmdbReader, create_lmdb
 from converters.mean import write_mean
 from converters.proto import caffe_pb2 as pb
-from converters.prototxt import parse_net
-from converters.readers import Reader, open_reader
 from converters.transform import Transform
 
-RECORDS = 6400
 BATCH = 128
-BATCHES = RECORDS // BATCH
-# The padded sets' records, and what a net sees of them.
+BATCHES = 50
+# The records of the padded sets, and what a net sees of them.
 SIDE, CROP = 40, 32
-
-
-class Case(NamedTuple):
-    """A transformation to time."""
-
-    name: str
-    mean: str
-
-
-CASES = (
-    Case("mean_value", "mean_value: 125.3 mean_value: 123 mean_value: 113.9"),
-    Case("mean_file", 'mean_file: "mean.binaryproto"'),
-)
 BOUND = 0.25
 
 
-def rows() -> Iterable[Row]:
-    """Fifty batches from an LMDB in the page cache, less a mean of channels and a mean image."""
-    with tempfile.TemporaryDirectory(prefix="reading_bench_") as name:
-        folder = Path(name)
-        write_records(folder, RECORDS)
-        for case in CASES:
-            yield _reading(folder, case)
+class Prepared(NamedTuple):
+    """A batch as a net takes it: data (N, C, H, W), labels (N,)."""
+
+    data: NDArray[np.float32]
+    labels: NDArray[np.float32]
 
 
-def write_records(folder: Path, count: int) -> None:
-    """An LMDB of random images, and their mean image, in `folder`."""
+def rows() -> list[Row]:
+    """Fifty batches of records in memory, less a mean for each channel and less a mean image."""
     rng = np.random.RandomState(0)
-    pixels = rng.randint(0, 256, (count, 3, SIDE, SIDE)).astype(np.uint8)
-    keys = [b"%05d" % number for number in range(count)]
-    with create_lmdb(folder / "records") as writer:
-        writer.put_all(keys, encode_batch(pixels, rng.randint(0, 10, count)))
-    write_mean(folder / "mean.binaryproto", pixels.mean(axis=0, dtype=np.float32))
+    batches = []
+    for _ in range(BATCHES):
+        pixels = rng.randint(0, 256, (BATCH, 3, SIDE, SIDE)).astype(np.uint8)
+        batches.append([bytes(x) for x in encode_batch(pixels, rng.randint(0, 10, BATCH))])
+    values = pb.TransformationParameter(crop_size=CROP, mirror=True, mean_value=[125.3, 123, 113.9])
+    with tempfile.TemporaryDirectory(prefix="reading_bench_") as folder:
+        mean = Path(folder, "mean.binaryproto")
+        write_mean(mean, rng.uniform(100, 150, (3, SIDE, SIDE)).astype(np.float32))
+        image = pb.TransformationParameter(crop_size=CROP, mirror=True, mean_file=str(mean))
+        return [_row("mean_value", batches, values), _row("mean_file", batches, image)]
 
 
-def open_case(folder: Path, case: Case, phase: str, mirror: bool) -> Reader:
-    """The reader of a Data layer with the case's transformation."""
-    text = f"""layer {{ name: "data" type: "Data" top: "data" top: "label"
-        transform_param {{ crop_size: {CROP} mirror: {str(mirror).lower()} {case.mean} }}
-        data_param {{ source: "records" batch_size: {BATCH} backend: LMDB }} }}"""
-    return open_reader(parse_net(text).layer[0], phase, "bench", str(folder), seed=0)
-
-
-def _reading(folder: Path, case: Case) -> Row:
-    check(folder, case)
-    reader = open_case(folder, case, "TRAIN", mirror=True)
+def _row(name: str, batches: list[list[bytes]], param: pb.TransformationParameter) -> Row:
+    check(batches[0], param)
+    transform = Transform(param, "TRAIN", DataError, Path)
     random = np.random.default_rng(0)
 
-    def ours() -> None:
-        for _ in range(BATCHES):
-            reader.next()
+    def run(side: Callable[..., Prepared]) -> None:
+        # A batch's memory is free again when the next one is made, as in training.
+        for records in batches:
+            side(records, transform, random)
 
-    with LmdbReader(folder / "records") as records:
-
-        def each() -> None:
-            values = records.values()
-            for _ in range(BATCHES):
-                read_each(islice(values, BATCH), reader.transform, random)
-
-        mine, theirs = alternate(ours, each)
+    mine, each = alternate(partial(run, prepare), partial(run, prepare_each))
+    images = BATCH * BATCHES
     return Row(
-        f"{BATCHES} batches of {BATCH} records of 3×{SIDE}×{SIDE} read, cropped to {CROP}×{CROP}, "
-        f"mirrored, {case.name}; record by record through protobuf",
+        f"{BATCHES} batches of {BATCH} records of 3×{SIDE}×{SIDE} decoded, cropped to "
+        f"{CROP}×{CROP}, mirrored, {name}; each record through protobuf",
         mine,
-        theirs,
+        each,
         BOUND,
-        note=f"{RECORDS / mine.median:,.0f} images/s; protobuf {RECORDS / theirs.median:,.0f}",
+        note=f"{images / mine.median:,.0f} images/s; one by one {images / each.median:,.0f}",
     )
 
 
-def check(folder: Path, case: Case) -> None:
-    """Require equal batches where nothing is random: centre crops, not mirrored.
+def check(records: Sequence[bytes], param: pb.TransformationParameter) -> None:
+    """Require equal batches where nothing is random: the middle, not mirrored.
 
     Raises:
         DataError: they differ.
     """
-    reader = open_case(folder, case, "TEST", mirror=False)
-    with LmdbReader(folder / "records") as records:
-        data, labels = read_each(
-            islice(records.values(), BATCH), reader.transform, np.random.default_rng(0)
-        )
-    batch = reader.next()
-    if not (np.array_equal(batch["data"], data) and np.array_equal(batch["label"], labels)):
-        raise DataError(f"{case.name}: the two readers disagree")
+    plain = pb.TransformationParameter()
+    plain.CopyFrom(param)
+    plain.mirror = False
+    transform = Transform(plain, "TEST", DataError, Path)
+    random = np.random.default_rng(0)
+    ours, theirs = (f(records, transform, random) for f in (prepare, prepare_each))
+    if not all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True)):
+        raise DataError("the batches of the two sides differ")
 
 
-def read_each(
-    records: Iterable[Buffer], transform: Transform, random: np.random.Generator
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """What a reader's batches replace: each record parsed by protobuf and transformed alone."""
-    param, mean = transform.param, transform.mean
-    crop = param.crop_size
+def prepare(
+    records: Sequence[bytes], transform: Transform, random: np.random.Generator
+) -> Prepared:
+    """The whole batch at once, as `converters.readers` does."""
+    pixels, labels = decode_batch(records)
+    return Prepared(transform(pixels, random), labels.astype(np.float32))
+
+
+def prepare_each(
+    records: Sequence[bytes], transform: Transform, random: np.random.Generator
+) -> Prepared:
+    """Each record parsed by protobuf and transformed alone, only the pixels that are kept."""
+    param, crop = transform.param, transform.param.crop_size
     values = np.array(param.mean_value, np.float32).reshape(-1, 1, 1)
     images, labels = [], []
     for record in records:
-        datum = pb.Datum.FromString(bytes(record))
-        shape = (datum.channels, datum.height, datum.width)
-        room = (datum.height - crop, datum.width - crop)
+        datum = pb.Datum.FromString(record)
         top, left = (
-            (int(x) for x in random.integers(0, np.add(room, 1)))
-            if (transform.train)
-            else (room[0] // 2, room[1] // 2)
+            int(random.integers(room + 1)) if transform.train else room // 2
+            for room in (datum.height - crop, datum.width - crop)
         )
         place = np.s_[:, top : top + crop, left : left + crop]
-        image = np.frombuffer(datum.data, np.uint8).reshape(shape)[place].astype(np.float32)
-        image -= values if mean is None else mean[place]
+        pixels = np.frombuffer(datum.data, np.uint8)
+        image = pixels.reshape(datum.channels, datum.height, datum.width)[place].astype(np.float32)
+        image -= values if transform.mean is None else transform.mean[place]
         images.append(image[:, :, ::-1] if param.mirror and random.integers(2) else image)
         labels.append(datum.label)
-    return np.stack(images), np.array(labels, np.float32)
+    return Prepared(np.stack(images), np.array(labels, np.float32))

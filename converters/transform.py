@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.errors import CaffeError
+from converters.errors import CaffeError, DataError
 from converters.proto import caffe_pb2 as pb
 
 Images = NDArray[Any] | Sequence[NDArray[Any]]
@@ -47,7 +47,10 @@ class Transform:
         if param.HasField("mean_file"):
             from converters.mean import read_mean
 
-            self.mean = read_mean(find(param.mean_file))
+            try:
+                self.mean = read_mean(find(param.mean_file))
+            except DataError as error:
+                raise fail(f"mean_file {error}") from error
 
     @property
     def color(self) -> bool | None:
@@ -74,48 +77,97 @@ class Transform:
                 f"mean_file {self.param.mean_file} has shape {self.mean.shape}, the images {image}"
             )
 
+    def _check_alike(self, image: tuple[int, ...], first: tuple[int, ...]) -> None:
+        fixed = 1 if self.param.crop_size else 3
+        if image[:fixed] != first[:fixed]:
+            raise self.fail(
+                f"a batch has images of shape {first} and {image}; "
+                + ("crop_size fits sizes, not channels" if fixed == 1 else "they need crop_size")
+            )
+
     def __call__(self, images: Images, random: np.random.Generator) -> NDArray[np.float32]:
-        """Transform images (N, C, H, W), or a list of (C, H, W) that may differ where cropped."""
-        first = images[0].shape
-        for image in () if isinstance(images, np.ndarray) else images:
-            if image.shape[0] != first[0]:
-                raise self.fail(
-                    f"images have {first[0]} and {image.shape[0]} channels in one batch"
-                )
+        """Transform images (N, C, H, W), or a list of (C, H, W) that may differ where cropped.
+
+        Raises:
+            CaffeError: the images do not fit the crop, the mean or each other.
+        """
+        for image in images[:1] if isinstance(images, np.ndarray) else images:
             self._check(image.shape)
-        self._check(first)
-        crop = self.param.crop_size
-        if not crop and not isinstance(images, np.ndarray):
-            images = np.stack(images)
-        pixels, means = self._cropped(images, crop, random) if crop else (images, self.mean)
+            self._check_alike(image.shape, images[0].shape)
+        pixels, means = images if self.param.crop_size else np.asarray(images), self.mean
+        if self.param.crop_size or self.param.mirror:
+            place = self._places(images, random)
+            pixels = _windows(pixels, np.arange(len(images)), place, place.left)
+            _mirror(pixels, place.flipped)
+            if means is not None:
+                # A pixel's mean is the one of its place in the uncropped image. Windows of the
+                # mirrored mean image save mirroring floats.
+                both = np.stack([means, means[:, :, ::-1]])
+                right = means.shape[2] - place.width - place.left
+                left = np.where(place.flipped, right, place.left)
+                means = _windows(both, place.flipped, place, left)
         result = np.asarray(pixels).astype(np.float32)
         if means is not None:
             result -= means
-        if self.param.mean_value:
+        elif self.param.mean_value:
             result -= np.array(self.param.mean_value, np.float32).reshape(-1, 1, 1)
         if self.param.scale != 1:
             result *= np.float32(self.param.scale)
-        if self.param.mirror:
-            flipped = random.integers(0, 2, len(result)).astype(bool)
-            result[flipped] = result[flipped, :, :, ::-1]
         return result
 
-    def _cropped(
-        self, images: Images, crop: int, random: np.random.Generator
-    ) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
-        """The crops, and the mean at the same places."""
-        count = len(images)
-        sizes = np.array([image.shape[1:] for image in images])
-        room = sizes - crop
-        corners = random.integers(0, room + 1) if self.train else room // 2
-        if isinstance(images, np.ndarray) and not self.train:
-            (top, left), window = corners[0], slice(None)
-            y, x = slice(top, top + crop), slice(left, left + crop)
-            return images[window, :, y, x], None if self.mean is None else self.mean[:, y, x]
-        out = np.empty((count, images[0].shape[0], crop, crop), images[0].dtype)
-        means = None if self.mean is None else np.empty(out.shape, np.float32)
-        for index, (top, left) in enumerate(corners):
-            out[index] = images[index][:, top : top + crop, left : left + crop]
-            if means is not None and self.mean is not None:
-                means[index] = self.mean[:, top : top + crop, left : left + crop]
-        return out, means
+    def _places(self, images: Images, random: np.random.Generator) -> _Places:
+        """Where to cut the images: a random place of each in TRAIN, else its middle."""
+        crop, count = self.param.crop_size, len(images)
+        height, width = (crop, crop) if crop else images[0].shape[1:]
+        if isinstance(images, np.ndarray):
+            heights, widths = np.array(images.shape[2:])
+        else:
+            heights, widths = np.array([image.shape[1:] for image in images]).T
+        if self.train and crop:
+            top = random.integers(heights - crop + 1, size=count)
+            left = random.integers(widths - crop + 1, size=count)
+        else:
+            top = np.broadcast_to((heights - height) // 2, count)
+            left = np.broadcast_to((widths - width) // 2, count)
+        flipped = random.integers(1 + self.param.mirror, size=count)
+        return _Places(top, left, flipped, height, width)
+
+
+class _Places(NamedTuple):
+    """The windows of N images: upper left corners, 1 where mirrored (N,), and their size."""
+
+    top: NDArray[np.int64]
+    left: NDArray[np.int64]
+    flipped: NDArray[np.int64]
+    height: int
+    width: int
+
+
+def _windows(
+    images: Images, index: NDArray[np.int64], place: _Places, left: NDArray[np.int64]
+) -> NDArray[Any]:
+    """New images (N, C, height, width): the windows of images[index]."""
+    _, _, _, height, width = place
+    if not isinstance(images, np.ndarray):
+        return np.stack(
+            [
+                images[i][:, y : y + height, x : x + width]
+                for i, y, x in zip(index, place.top, left, strict=True)
+            ]
+        )
+    # All in one indexing operation: three times as fast as slice by slice.
+    shape = (images.shape[1], height, width)
+    views = np.lib.stride_tricks.sliding_window_view(images, shape, axis=(1, 2, 3))
+    chosen: NDArray[Any] = views[index, 0, place.top, left]
+    return chosen
+
+
+def _mirror(images: NDArray[Any], flipped: NDArray[np.int64]) -> None:
+    """Mirror the images (N, C, H, W) where `flipped` is 1, in place."""
+    chosen = np.flatnonzero(flipped)
+    if images.dtype == np.uint8 and images.shape[3] % 8 == 0:
+        # Eight pixels at a time: their bytes swapped, and the order of the eights.
+        words = images.view(np.uint64)
+        words[chosen] = words[chosen].byteswap()[:, :, :, ::-1]
+    else:
+        images[chosen] = images[chosen, :, :, ::-1]
