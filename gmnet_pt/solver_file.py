@@ -44,7 +44,7 @@ def read_solver_or_net(
             raise SolverError(f"{path}: is a solver already; --solver goes with a net")
         message = read_solver(path)
         override(message, overrides, str(path))
-        return message, path
+        return _with_prefix(message, path), path
     beside = Path(solver) if solver is not None else path.with_name("solver.prototxt")
     if not beside.exists():
         raise SolverError(f"{path}: is a net; there is no solver {beside} (give one with --solver)")
@@ -53,7 +53,16 @@ def read_solver_or_net(
         message.ClearField(name)
     message.net = str(path)
     override(message, overrides, str(beside))
-    return message, beside
+    return _with_prefix(message, beside), beside
+
+
+def _with_prefix(message: pb.SolverParameter, path: Path) -> pb.SolverParameter:
+    """Caffe's default for snapshot_prefix: the solver's own path, or its name in a given folder."""
+    if not message.HasField("snapshot_prefix"):
+        message.snapshot_prefix = str(path.with_suffix(""))
+    elif Path(message.snapshot_prefix).is_dir():
+        message.snapshot_prefix = str(Path(message.snapshot_prefix) / path.stem)
+    return message
 
 
 def _is_net(path: Path) -> bool:
@@ -157,8 +166,6 @@ def check(solver: pb.SolverParameter, source: str) -> None:
         raise SolverError(f"{source}: iter_size {solver.iter_size} must be at least 1")
     if solver.snapshot < 0 or solver.display < 0 or solver.max_iter < 0:
         raise SolverError(f"{source}: snapshot, display and max_iter must not be negative")
-    if solver.snapshot and not solver.HasField("snapshot_prefix"):
-        raise SolverError(f"{source}: has snapshot {solver.snapshot} but no snapshot_prefix")
     if not math.isfinite(solver.base_lr):
         raise SolverError(f"{source}: base_lr {solver.base_lr} must be finite")
 
