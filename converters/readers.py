@@ -8,7 +8,7 @@ goes on exactly. `gmnet_pt.batches` turns the batches into tensors.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.datum import decode_images
+from converters.datum import Buffer, RecordError, decode_images
 from converters.errors import CaffeError, DataError, MissingExtraError
-from converters.lmdb import LmdbReader
+from converters.lmdb import DATA_FILE, LmdbReader, key_text
 from converters.proto import caffe_pb2 as pb
-from converters.transform import Transform
+from converters.transform import Images, Transform
 
 Arrays = dict[str, NDArray[np.float32]]
 Shape = tuple[int, ...]
@@ -28,6 +28,9 @@ Shape = tuple[int, ...]
 
 class Reader:
     """The source of one data layer's tops."""
+
+    ahead = True
+    """Whether a batch may be read before it is asked for."""
 
     def __init__(
         self, param: pb.LayerParameter, phase: str, source: str, folder: str, seed: int | None
@@ -70,7 +73,11 @@ class Reader:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was taken; raises KeyError if a part is missing."""
+        """Go on where `state` was taken.
+
+        Raises:
+            KeyError, ValueError: a part is missing, or lies behind the data's end.
+        """
         self.position, self.epoch = int(state["position"]), int(state["epoch"])
         self.batch, self.seed = int(state["batch"]), int(state["seed"])
         self.reopen()
@@ -137,34 +144,58 @@ class DatabaseReader(Reader):
     def open(self) -> None:
         param = self.param.data_param
         self.batch_size = self.positive("batch_size", param.batch_size)
-        path = self.find(param.source)
+        # A folder of that name without a database hides none beside the prototxt.
+        path = self.find(str(Path(param.source) / DATA_FILE)).parent
+        path = path if path.exists() else self.find(param.source)
         if not path.exists():
             raise self.fail(
                 f"database {param.source} does not exist: build it, or give input shapes"
             )
-        self.records = LmdbReader(path)
+        try:
+            self.records = LmdbReader(path)
+        except DataError as error:
+            raise self.fail(str(error)) from error
+        self._sizes_differ = False
         self.reopen()
 
     def reopen(self) -> None:
+        if self.position >= len(self.records):
+            raise ValueError(f"record {self.position} of {len(self.records)}")
         self._values = self.records.values(self.position)
 
     def shapes(self) -> list[Shape]:
-        images, _ = decode_images([self.records[0]], self.transform.color)
+        images, _ = self._decode_each([next(self.records.values())], 0)
         shape = self.transform.shape(images[0].shape)
         return [(self.batch_size, *shape), (self.batch_size,)][: len(self.param.top)]
 
     def read(self) -> list[NDArray[np.float32]]:
         records = list(islice(self._values, self.batch_size))
-        try:
-            pixels, labels = self.records.decode(records, self.position, self.transform.color)
-            images: Any = pixels
-        except DataError:
-            if not self.transform.param.crop_size:
-                raise
-            images, labels = decode_images(records, self.transform.color)
+        images, labels = self._decode(records)
         data = self.transform(images, self.random(0))
         self.position = (self.position + self.batch_size) % len(self.records)
         return [data, labels.astype(np.float32)]
+
+    def _decode(self, records: Sequence[Buffer]) -> tuple[Images, NDArray[np.int32]]:
+        """Images (N, C, H, W) or, where crops make them alike, each of its size; labels (N,)."""
+        if not self._sizes_differ:
+            try:
+                return self.records.decode(records, self.position, self.transform.color)
+            except DataError:
+                if not self.transform.param.crop_size:
+                    raise
+                self._sizes_differ = True
+        return self._decode_each(records, self.position)
+
+    def _decode_each(
+        self, records: Sequence[Buffer], position: int
+    ) -> tuple[list[NDArray[Any]], NDArray[np.int32]]:
+        try:
+            return decode_images(records, self.transform.color)
+        except RecordError as error:
+            key = self.records.keys[(position + error.index) % len(self.records)]
+            raise DataError(
+                f"{self.records.path}: record {key_text(key)!r} {error.reason}"
+            ) from error
 
 
 @_reads("ImageData")
@@ -202,6 +233,8 @@ class ImageListReader(Reader):
 
     def reopen(self) -> None:
         count = len(self.lines)
+        if self.position >= count:
+            raise ValueError(f"line {self.position} of {count}")
         shuffled = self.param.image_data_param.shuffle
         self._order = self.random(1).permutation(count) if shuffled else np.arange(count)
 
@@ -262,6 +295,7 @@ class Hdf5Reader(Reader):
         self.files = [p if (p := self.find(name)).exists() else beside / name for name in names]
         # Rows read so far are in `position`; the file's place in its order is `file`.
         self.file = 0
+        self._loaded: Path | None = None
         self._reorder()
 
     def _reorder(self) -> None:
@@ -276,11 +310,15 @@ class Hdf5Reader(Reader):
         except ImportError as error:
             raise MissingExtraError("h5py", "hdf5", "HDF5Data") from error
         path = self.files[self._file_order[self.file]]
-        try:
-            with h5py.File(path, "r") as file:
-                self.rows = [np.asarray(file[top], np.float32) for top in self.param.top]
-        except (OSError, KeyError, ValueError) as error:
-            raise self.fail(f"{path}: {error}; it needs datasets {list(self.param.top)}") from error
+        if path != self._loaded:
+            try:
+                with h5py.File(path, "r") as file:
+                    self.rows = [np.asarray(file[top], np.float32) for top in self.param.top]
+            except (OSError, KeyError, ValueError) as error:
+                raise self.fail(
+                    f"{path}: {error}; it needs datasets {list(self.param.top)}"
+                ) from error
+            self._loaded = path
         counts = [len(rows) if rows.ndim else 0 for rows in self.rows]
         if len(set(counts)) != 1 or not counts[0]:
             raise self.fail(f"{path}: datasets {list(self.param.top)} have {counts} rows")
@@ -310,7 +348,7 @@ class Hdf5Reader(Reader):
         if self.file == len(self.files):
             self.file, self.epoch = 0, self.epoch + 1
             self._reorder()
-        elif len(self.files) > 1:
+        else:
             self._load()
 
     def state(self) -> dict[str, int]:
@@ -321,43 +359,70 @@ class Hdf5Reader(Reader):
         super().restore(state)
 
     def reopen(self) -> None:
+        if self.file >= len(self.files):
+            raise ValueError(f"file {self.file} of {len(self.files)}")
         self._reorder()
+        if self.position > len(self._row_order):
+            raise ValueError(f"row {self.position} of {len(self._row_order)}")
 
 
 @_reads("MemoryData")
 class MemoryReader(Reader):
     """Arrays that the caller adds, in turn. Source: Caffe layers/memory_data_layer.cpp."""
 
+    ahead = False
+
     def open(self) -> None:
         param = self.param.memory_data_param
         self.batch_size = self.positive("batch_size", param.batch_size)
-        self._images: NDArray[Any] | None = None
+        self.shape = (param.channels, param.height, param.width)
+        crop = self.transform.param.crop_size
+        if crop and (crop, crop) != self.shape[1:]:
+            raise self.fail(f"crop_size {crop} must be height and width, {self.shape[1:]}")
+        self._restored = False
+        self._data: NDArray[np.float32] | None = None
         self._labels = np.zeros(0, np.float32)
 
+    def reopen(self) -> None:
+        self._restored = True
+
     def shapes(self) -> list[Shape]:
-        param = self.param.memory_data_param
-        shape = (param.channels, param.height, param.width)
-        return [(self.batch_size, *self.transform.shape(shape)), (self.batch_size,)]
+        return [(self.batch_size, *self.shape), (self.batch_size,)]
 
     def add(self, images: NDArray[Any], labels: NDArray[Any]) -> None:
         """Set the data: images (N, C, H, W), labels (N,); N a multiple of batch_size.
 
+        They are transformed now, and read over and over until the next `add`. The images may be
+        larger than the layer says where crop_size is given. After a resumption the same images,
+        added again, go on where they were.
+
         Raises:
             DataError: another shape or number.
         """
-        param = self.param.memory_data_param
-        wanted = (param.channels, param.height, param.width)
-        if images.shape[1:] != wanted or len(labels) != len(images):
-            raise self.fail(f"takes images (N, {wanted}) and N labels, got {images.shape}")
+        size = "H, W of crop_size or more" if self.transform.param.crop_size else self.shape[1:]
+        if (
+            images.ndim != 4
+            or images.shape[1] != self.shape[0]
+            or not (self.transform.param.crop_size or images.shape[2:] == self.shape[1:])
+            or np.shape(labels) != images.shape[:1]
+        ):
+            raise self.fail(
+                f"takes images (N, {self.shape[0]}, {size}) and N labels, got shapes "
+                f"{images.shape} and {np.shape(labels)}"
+            )
         if len(images) % self.batch_size or not len(images):
             raise self.fail(f"{len(images)} images are no multiple of batch_size {self.batch_size}")
-        self._images, self._labels, self.position = images, np.asarray(labels, np.float32), 0
+        if not self._restored:
+            self.position, self.epoch = 0, self.epoch + 1
+        elif self.position >= len(images):
+            raise self.fail(f"{len(images)} images, but the resumed run was at {self.position}")
+        self._restored = False
+        self._data = self.transform(images, self.random(1))
+        self._labels = np.array(labels, np.float32)
 
     def read(self) -> list[NDArray[np.float32]]:
-        if self._images is None:
+        if self._data is None:
             raise self.fail("has no data: call add(images, labels) first")
-        stop = self.position + self.batch_size
-        data = self.transform(self._images[self.position : stop], self.random(0))
-        labels = self._labels[self.position : stop]
-        self.position = stop % len(self._images)
-        return [data, labels]
+        batch = slice(self.position, self.position + self.batch_size)
+        self.position = batch.stop % len(self._data)
+        return [self._data[batch].copy(), self._labels[batch].copy()]

@@ -166,8 +166,7 @@ def _mirror(images: NDArray[Any], flipped: NDArray[np.int64]) -> None:
     """Mirror the images (N, C, H, W) where `flipped` is 1, in place."""
     chosen = np.flatnonzero(flipped)
     if images.dtype == np.uint8 and images.shape[3] % 8 == 0:
-        # Eight pixels at a time: their bytes swapped, and the order of the eights.
-        words = images.view(np.uint64)
-        words[chosen] = words[chosen].byteswap()[:, :, :, ::-1]
+        # Eight pixels at a time: reversed eights, read and written in opposite byte orders.
+        images.view("<u8")[chosen] = images.view(">u8")[chosen, :, :, ::-1]
     else:
         images[chosen] = images[chosen, :, :, ::-1]
