@@ -15,6 +15,7 @@ COMMANDS = {
     "upgrade": Command("converters.commands.upgrade", "bring an old net or solver to today's form"),
     "summary": Command("converters.commands.summary", "print a net's layers, shapes and costs"),
     "check": Command("converters.commands.check", "try every prototxt below a folder"),
+    "layers": Command("converters.commands.layers", "list each layer type's fields, as Markdown"),
     "draw": Command("converters.commands.draw", "draw a net as an SVG picture"),
 }
 

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from converters.errors import CaffeError, MissingExtraError
+from converters.errors import CaffeError, MissingExtraError, WeightsError
 from converters.files import written_beside
 from converters.proto import caffe_pb2 as pb
 
@@ -205,6 +205,23 @@ def opened_wire(path: str | Path, what: str, error: type[CaffeError]) -> Iterato
             raise error(f"{path}: an empty file, not a {what}") from reason
         with content:
             yield WireFile(Path(path), what, error, file, content)
+
+
+def decode_blob(message: pb.BlobProto, place: str) -> Blob:
+    """A parsed BlobProto, for small ones; `place` names it in errors.
+
+    Raises:
+        WeightsError: the values do not fill the shape.
+    """
+    legacy = any(message.HasField(name) for name in ("num", "channels", "height", "width"))
+    old = (message.num, message.channels, message.height, message.width)
+    shape = old if legacy else tuple(message.shape.dim)
+    values = np.array(message.double_data or message.data, np.float32)
+    if any(dim < 0 for dim in shape) or values.size != math.prod(shape):
+        raise WeightsError(
+            f"{place}: {values.size} values do not fill the shape {shape} of {math.prod(shape)}"
+        )
+    return Blob(values.reshape(shape), legacy)
 
 
 def encode_blob(array: npt.ArrayLike, diff: npt.ArrayLike | None = None) -> list[Chunk]:

@@ -25,6 +25,7 @@ from converters.blobproto import (
     FloatArray,
     WireFile,
     created_hdf5,
+    decode_blob,
     encode_blob,
     is_hdf5,
     message_field,
@@ -136,6 +137,19 @@ def stored_layers(path: str | Path, layer_names: Collection[str] = ()) -> Iterat
                 raise file.fail("has both 'layer' and 'layers' fields; Caffe refuses it too")
             generation = field.number
             yield from _READERS[field.number].read(file, field)
+
+
+def given_blobs(layer: pb.LayerParameter, source: str) -> StoredLayer:
+    """The blobs that a layer of a prototxt holds itself; `source` names the file.
+
+    Raises:
+        WeightsError: values that do not fill their blob's shape.
+    """
+    blobs = [
+        decode_blob(blob, f'{source}: layer "{layer.name}": blob {index}')
+        for index, blob in enumerate(layer.blobs)
+    ]
+    return _stored_layer(layer.name, layer.type, dict(enumerate(blobs)))
 
 
 def write_caffemodel(

@@ -271,8 +271,13 @@ class _Wiring:
                 f"has {len(given)} loss_weight values for {len(layer.param.top)} tops; "
                 "give none or one per top"
             )
-        default = [1.0 if layer.is_loss and index == 0 else 0.0 for index in range(tops)]
-        return tuple(given) if given else tuple(default)
+        if layer.is_loss and not given and tops > 1:
+            raise layer.error(
+                f"has {tops} tops and no loss_weight; with more than one top, give each its own "
+                "(loss_weight: 1 loss_weight: 0)"
+            )
+        default = 1.0 if layer.is_loss else 0.0
+        return tuple(given) if given else (default,) * tops
 
     def _detached(self, layer: Layer) -> tuple[bool, ...]:
         flags = list(layer.param.propagate_down)

@@ -32,15 +32,20 @@ def initialize(
 ) -> LoadReport:
     """Copy the files' blobs into `net` by layer name (Net::CopyTrainedLayersFrom), fill the rest.
 
-    Layers that the net lacks are skipped; a later file wins over an earlier one.
+    Layers that the net lacks are skipped; a later file wins over an earlier one, and any file over
+    the blobs that a layer of the prototxt holds itself.
 
     Raises:
         WeightsError: a damaged file, blobs of another number or shape, or, with `strict`, a layer
             that no file has.
     """
-    from converters.caffemodel import stored_layers
+    from converters.caffemodel import given_blobs, stored_layers
 
     modules = {m.layer.name: m for m in net.layer_modules if m.shapes}
+    given = [name for name, module in modules.items() if module.layer.param.blobs]
+    for name in given if refill else ():
+        stored = given_blobs(modules[name].layer.param, net.plan.source)
+        _copy(modules[name], stored, net.plan.source, "its type")
     report = LoadReport()
     for path in files:
         for stored in stored_layers(path):
@@ -50,7 +55,7 @@ def initialize(
                 report.loaded.append(stored.name)
             elif module is None and stored.blobs:
                 report.skipped.append(stored.name)
-    loaded = set(report.loaded)
+    loaded = {*report.loaded, *given}
     report.filled = [name for name in modules if name not in loaded]
     if files and report.filled and strict:
         raise WeightsError(

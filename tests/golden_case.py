@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from converters import load_net
-from converters.graph import CaffeNet
+from converters.graph import CaffeNet, build_net
+from converters.proto import caffe_pb2 as pb
+from converters.prototxt import read_net
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -52,8 +54,12 @@ def relative_error(found: np.ndarray, golden: np.ndarray) -> float:
 class GoldenCase:
     """A folder of tests/golden/layers."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(
+        self, name: str, change: Callable[[pb.NetParameter], None] = lambda net: None
+    ) -> None:
+        """`change` edits the net before it is built."""
         self.name = name
+        self.change = change
         self.folder = GOLDEN / "layers" / name
         self.about = json.loads((self.folder / "case.json").read_text())
         self.arrays = dict(np.load(self.folder / "golden.npz"))
@@ -62,9 +68,10 @@ class GoldenCase:
     def load(self, phase: str) -> CaffeNet:
         """The net in `phase` with the case's weights."""
         weights = self.folder / "weights.caffemodel"
-        return load_net(
-            self.folder / "net.prototxt", phase, weights=weights if weights.exists() else None
-        )
+        path = self.folder / "net.prototxt"
+        message = read_net(path)
+        self.change(message)
+        return build_net(message, str(path), phase, weights=weights if weights.exists() else None)
 
     def inputs(self, forward: int) -> dict[str, torch.Tensor]:
         """The inputs of the n-th forward, fresh leaves that take gradients."""

@@ -107,3 +107,138 @@ class RateOracle:
             "sigmoid": lambda: 1 / (1 + math.exp(-self.gamma * (iteration - self.stepsize))),
         }
         return self.base_lr * factors[self.policy]()
+
+
+# Layers, as loops over every output value ------------------------------------------------------
+
+Shape = tuple[int, ...]
+
+
+@dataclass
+class Windows:
+    """A kernel's geometry, a number per spatial axis."""
+
+    kernel: Shape
+    stride: Shape
+    pad: Shape
+    dilation: Shape
+
+    def place(self, at: Shape, inner: Shape) -> Shape:
+        """Where the kernel's place `inner` of window `at` lies in the image."""
+        return tuple(
+            a * s - p + k * d
+            for a, k, s, p, d in zip(at, inner, self.stride, self.pad, self.dilation)
+        )
+
+    def windows(self, size: Shape) -> Shape:
+        """How many windows a convolution makes on each axis: C++ rounds towards 0."""
+        return tuple(
+            int((n + 2 * p - (d * (k - 1) + 1)) / s) + 1
+            for n, k, s, p, d in zip(size, self.kernel, self.stride, self.pad, self.dilation)
+        )
+
+
+def _inside(place: Shape, size: Shape) -> bool:
+    return all(0 <= p < n for p, n in zip(place, size))
+
+
+def im2col(x: Array, w: Windows) -> Array:
+    """(N, C, …) → (N, C·kernel, windows…), 0 outside the image."""
+    size = x.shape[2:]
+    places = list(np.ndindex(*w.kernel))
+    y = np.zeros((x.shape[0], x.shape[1] * len(places), *w.windows(size)))
+    for number, inner in enumerate(places):
+        for at in np.ndindex(*w.windows(size)):
+            place = w.place(at, inner)
+            if _inside(place, size):
+                y[(slice(None), slice(number, None, len(places)), *at)] = x[(..., *place)]
+    return y
+
+
+def convolve(x: Array, weight: Array, bias: Array, w: Windows, group: int) -> Array:
+    """Σ over the channels of a group and the kernel; weight (out, in / group, k…)."""
+    outputs, inputs = weight.shape[0] // group, weight.shape[1]
+    y = np.zeros((x.shape[0], weight.shape[0], *w.windows(x.shape[2:])))
+    y += bias.reshape(-1, *(1,) * len(w.kernel))
+    for out in range(weight.shape[0]):
+        first = out // outputs * inputs
+        for at in np.ndindex(*y.shape[2:]):
+            for inner in np.ndindex(*w.kernel):
+                place = w.place(at, inner)
+                if _inside(place, x.shape[2:]):
+                    values = x[(slice(None), slice(first, first + inputs), *place)]
+                    y[(slice(None), out, *at)] += values @ weight[(out, slice(None), *inner)]
+    return y
+
+
+def deconvolve(x: Array, weight: Array, bias: Array, w: Windows, group: int) -> Array:
+    """Every input value spread over its window; weight (in, out / group, k…)."""
+    inputs, outputs = weight.shape[0] // group, weight.shape[1]
+    size = tuple(
+        s * (n - 1) + d * (k - 1) + 1 - 2 * p
+        for n, k, s, p, d in zip(x.shape[2:], w.kernel, w.stride, w.pad, w.dilation)
+    )
+    y = np.zeros((x.shape[0], outputs * group, *size)) + bias.reshape(-1, *(1,) * len(size))
+    for channel in range(x.shape[1]):
+        first = channel // inputs * outputs
+        for at in np.ndindex(*x.shape[2:]):
+            for inner in np.ndindex(*w.kernel):
+                place = w.place(at, inner)
+                if _inside(place, size):
+                    values = x[(slice(None), channel, *at)]
+                    spread = np.outer(values, weight[(channel, slice(None), *inner)])
+                    y[(slice(None), slice(first, first + outputs), *place)] += spread
+    return y
+
+
+def pool(x: Array, w: Windows, average: bool) -> Array:
+    """MAX, or AVE whose divisor counts padding but not what reaches beyond it; sizes round up."""
+    size = x.shape[2:]
+    count = [
+        math.ceil((n + 2 * p - k) / s) + 1 for n, k, s, p in zip(size, w.kernel, w.stride, w.pad)
+    ]
+    if any(w.pad):
+        count = [c - ((c - 1) * s >= n + p) for c, n, s, p in zip(count, size, w.stride, w.pad)]
+    y = np.zeros((*x.shape[:2], *count))
+    for at in np.ndindex(*count):
+        starts = [a * s - p for a, s, p in zip(at, w.stride, w.pad)]
+        ends = [min(b + k, n + p) for b, k, n, p in zip(starts, w.kernel, size, w.pad)]
+        window = x[(..., *(slice(max(b, 0), min(e, n)) for b, e, n in zip(starts, ends, size)))]
+        divisor = math.prod(e - b for b, e in zip(starts, ends))
+        y[(..., *at)] = window.sum((2, 3)) / divisor if average else window.max((2, 3))
+    return y
+
+
+def softmax(x: Array, axis: int) -> Array:
+    """exp(x) / Σ exp(x) along an axis."""
+    e = np.exp(x - x.max(axis, keepdims=True))
+    return e / e.sum(axis, keepdims=True)
+
+
+def _sigmoid(x: Array) -> Array:
+    return 1 / (1 + np.exp(-x))
+
+
+def lstm(x: Array, cont: Array, h: Array, c: Array, blobs: Sequence[Array]) -> list[Array]:
+    """Top (T, N, D) and the last h and c (1, N, D); gates in the order i, f, o, g."""
+    weight, bias, recurrent = blobs
+    tops = []
+    h, c = h[0], c[0]
+    for x_t, cont_t in zip(x, cont):
+        gates = x_t @ weight.T + bias + (cont_t[:, None] * h) @ recurrent.T
+        i, f, o, g = np.split(gates, 4, axis=1)
+        c = cont_t[:, None] * _sigmoid(f) * c + _sigmoid(i) * np.tanh(g)
+        h = _sigmoid(o) * np.tanh(c)
+        tops.append(h)
+    return [np.stack(tops), h[None], c[None]]
+
+
+def rnn(x: Array, cont: Array, h: Array, blobs: Sequence[Array]) -> list[Array]:
+    """Top (T, N, D) and the last h (1, N, D)."""
+    weight, bias, recurrent, output, output_bias = blobs
+    tops = []
+    h = h[0]
+    for x_t, cont_t in zip(x, cont):
+        h = np.tanh((cont_t[:, None] * h) @ recurrent.T + x_t @ weight.T + bias)
+        tops.append(np.tanh(h @ output.T + output_bias))
+    return [np.stack(tops), h[None]]

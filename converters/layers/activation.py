@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from converters.layers.registry import BlobSpec, Layer, LayerState, Shape, register
+from converters.layers.registry import ENGINE, BlobSpec, Layer, LayerState, Shape, register
 from converters.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from converters.layers import gradients
 
 
-ENGINE = "Caffe's engines compute the same; torch chooses its own kernels"
 IN_PLACE = "in place{}, Caffe takes the gradient at the overwritten bottom; here it is the true one"
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from converters.layers.registry import BlobSpec, Count, Layer, LayerState, Shape, register
+from converters.layers.registry import ENGINE, BlobSpec, Count, Layer, LayerState, Shape, register
 from converters.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class InnerProduct(Layer):
 class Embed(Layer):
     """Row number x of a (input_dim, num_output) table, plus a bias. Source: embed_layer.cpp."""
 
-    differences = "An index outside the table is an error; Caffe reads beyond the table."
+    differences = "an index outside the table is an error; Caffe reads beyond the table"
     no_gradient = (0,)
     in_place = False
 
@@ -94,7 +94,7 @@ class Embed(Layer):
 class Eltwise(Layer):
     """SUM (with coeff), PROD or MAX of equally shaped bottoms. Source: eltwise_layer.cpp."""
 
-    differences = "In place the true result is computed; Caffe's SUM loses bottom 0 first."
+    differences = "in place the true result is computed; Caffe's SUM loses bottom 0 first"
     bottoms = Count(2, None)
 
     def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
@@ -239,7 +239,7 @@ class Flatten(Layer):
 class Softmax(Layer):
     """exp(x) / Σ exp(x) along `axis` (1 by default). Source: softmax_layer.cpp."""
 
-    ignored = {"softmax_param.engine": "torch chooses its own kernels for the same result"}
+    ignored = {"softmax_param.engine": ENGINE}
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         self.axis(self.param.softmax_param.axis, len(bottoms[0]))
@@ -280,7 +280,7 @@ class Slice(Layer):
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         shape, along = bottoms[0], self.along
         total, sizes = shape[along], self._sizes(shape[along])
-        if self.points and (sizes[-1] < 0 or total < self.parts):
+        if self.points and (sizes[-1] < 1 or total < self.parts):
             raise self.shape_error(
                 f"slice_point {self.points} does not cut axis {along} of {self.bottom_name(0)} "
                 f"{shape} into {self.parts} parts"

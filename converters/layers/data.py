@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TRANSFORM = "transform_param"
+COLOR = dict.fromkeys(
+    ["transform_param.force_color", "transform_param.force_gray"],
+    "for compressed records of a Data layer alone",
+)
 PREFETCH = "batches are prepared ahead in any case"
 
 
@@ -63,8 +67,9 @@ class Data(_FileSource):
         "data_param.crop_size": "moved to transform_param in old files; Data does not read it",
         "data_param.mirror": "moved to transform_param in old files; Data does not read it",
         "data_param.force_encoded_color": "Caffe's Data layer does not read it",
+        "data_param.backend": "the database itself tells what it is",
     }
-    refused = {"data_param.backend": "LEVELDB: convert the database to LMDB"}
+    refused = {"a LevelDB database": "its images make an LMDB (`converters imageset`)"}
 
 
 @register("ImageData", "image_data_param", TRANSFORM)
@@ -77,6 +82,7 @@ class ImageData(_FileSource):
         "image_data_param.mean_file": "moved to transform_param in old files; not read",
         "image_data_param.crop_size": "moved to transform_param in old files; not read",
         "image_data_param.mirror": "moved to transform_param in old files; not read",
+        **COLOR,
     }
 
 
@@ -91,12 +97,15 @@ class WindowData(_FileSource):
 class HDF5Data(_FileSource):
     """Rows of HDF5 datasets named like the tops. Source: Caffe layers/hdf5_data_layer.cpp."""
 
+    refused = {"transform_param": "HDF5 data are taken as they are (Caffe stops too)"}
+
 
 @register("MemoryData", "memory_data_param", TRANSFORM)
 class MemoryData(_Source):
     """Batches of arrays that the caller adds. Source: Caffe layers/memory_data_layer.cpp."""
 
     tops = Count(2, 2)
+    ignored = COLOR
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         param = self.param.memory_data_param

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from converters.errors import DataError
-from converters.layers.registry import BlobSpec, Count, Layer, LayerState, Shape, register
+from converters.layers.registry import ENGINE, BlobSpec, Count, Layer, LayerState, Shape, register
 from converters.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 FLT_MIN = 1.1754943508222875e-38
 LOG_THRESHOLD = 1e-20
-ENGINE = "torch chooses its own kernels for the same result"
+LABELS = "a label outside the classes is an error; Caffe reads foreign memory"
 
 
 def _check_positions(layer: Layer, bottoms: Sequence[Shape], axis: int) -> int:
@@ -157,6 +157,7 @@ class SoftmaxWithLoss(_LabelLoss):
     """
 
     ignored = {"softmax_param.engine": ENGINE}
+    differences = f"{LABELS}; a second top works, with a loss_weight for each; Caffe stops at it"
 
     def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
         self.read_loss_param()
@@ -184,6 +185,7 @@ class Accuracy(Layer):
     true class counts as correct, as in Caffe. Source: Caffe layers/accuracy_layer.cpp.
     """
 
+    differences = LABELS
     bottoms = Count(2, 2)
     tops = Count(1, 2)
     no_gradient = (0, 1)
@@ -278,6 +280,8 @@ class HingeLoss(_Loss):
     Source: Caffe layers/hinge_loss_layer.cpp.
     """
 
+    differences = LABELS
+
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         tops = super().reshape(bottoms)
         self.four_axes(bottoms, 0)
@@ -338,6 +342,8 @@ class MultinomialLogisticLoss(_Loss):
     Source: Caffe layers/multinomial_logistic_loss_layer.cpp.
     """
 
+    differences = LABELS
+
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         tops = super().reshape(bottoms)
         self.four_axes(bottoms, 0)
@@ -369,6 +375,7 @@ class InfogainLoss(_LabelLoss):
         "softmax_param.axis": "the layer's own infogain_loss_param.axis takes its place",
         "softmax_param.engine": ENGINE,
     }
+    differences = LABELS
     refused = {"loss_param.normalize": "Caffe's InfogainLoss takes only normalization"}
 
     def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:

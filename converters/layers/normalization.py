@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from converters.layers.registry import BlobSpec, Count, Layer, LayerState, Shape, register
+from converters.layers.registry import ENGINE, BlobSpec, Count, Layer, LayerState, Shape, register
 from converters.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ class BatchNorm(Layer):
     and V/S, and 0 for S = 0. Source: Caffe layers/batch_norm_layer.cpp.
     """
 
+    refused = {"param.lr_mult other than 0": "the statistics are no weights (Caffe stops too)"}
+
     def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
         param = self.param.batch_norm_param
         self.global_stats = (
@@ -38,15 +40,18 @@ class BatchNorm(Layer):
                     f"param {index} has lr_mult {spec.lr_mult:g}; the statistics are no weights "
                     "and need lr_mult: 0 (or no param at all)"
                 )
-        self.channels = bottoms[0][1] if len(bottoms[0]) > 1 else 1
+        if len(bottoms[0]) < 2:
+            raise self.shape_error(
+                f"bottom {self.bottom_name(0)} {bottoms[0]} must have 2 axes or more (N, C, …)"
+            )
+        self.channels = bottoms[0][1]
         return [BlobSpec(shape, trained=False) for shape in ((self.channels,),) * 2 + ((1,),)]
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        channels = bottoms[0][1] if len(bottoms[0]) > 1 else 1
-        if channels != self.channels:
+        if bottoms[0][1:2] != (self.channels,):
             raise self.shape_error(
-                f"bottom {self.bottom_name(0)} {bottoms[0]} has {channels} channels, "
-                f"the statistics are for {self.channels}"
+                f"bottom {self.bottom_name(0)} {bottoms[0]} must have the {self.channels} channels "
+                "of the statistics"
             )
         return [bottoms[0]]
 
@@ -60,17 +65,15 @@ class BatchNorm(Layer):
         self, state: LayerState, x: Tensor, weight: Tensor | None, bias: Tensor | None
     ) -> Tensor:
         """Normalize; then scale and shift if `weight` and `bias` (C,) are given."""
-        shaped = x if x.dim() > 1 else x.unsqueeze(1)
         if self.global_stats:
-            y = self._by_global_statistics(state.blobs, shaped, weight, bias)
-        elif shaped.numel() == shaped.shape[1]:
-            y = self._one_value_per_channel(state.blobs, shaped, weight, bias)
-        else:
-            # Zeroed scratch and momentum 1: torch leaves this batch's statistics there.
-            mean, variance = state.state["mean"].zero_(), state.state["variance"].zero_()
-            y = F.batch_norm(shaped, mean, variance, weight, bias, True, 1.0, self.eps)
-            self._remember(state.blobs, mean, variance)
-        return y if x.dim() > 1 else y.squeeze(1)
+            return self._by_global_statistics(state.blobs, x, weight, bias)
+        if x.numel() == x.shape[1]:
+            return self._one_value_per_channel(state.blobs, x, weight, bias)
+        # Zeroed scratch and momentum 1: torch leaves this batch's statistics there.
+        mean, variance = state.state["mean"].zero_(), state.state["variance"].zero_()
+        y = F.batch_norm(x, mean, variance, weight, bias, True, 1.0, self.eps)
+        self._remember(state.blobs, mean, variance)
+        return y
 
     def _remember(self, blobs: list[Tensor], mean: Tensor, variance: Tensor) -> None:
         with torch.no_grad():
@@ -107,10 +110,9 @@ class _Broadcast(Layer):
     def aligned_shape(self, bottoms: Sequence[Shape], axis: int, num_axes: int) -> Shape:
         """The blob's shape; checks a second bottom against bottom 0."""
         first = bottoms[0]
-        start = self.axis(axis, len(first)) if first else 0
+        # A scalar second bottom aligns anywhere, whatever `axis` says.
+        start = self.axis(axis, len(first)) if bottoms[-1] else 0
         if len(bottoms) == 2:
-            # A scalar second bottom aligns anywhere (axis 0).
-            start = 0 if not bottoms[1] else start
             self.check_aligned(bottoms, start)
             self.start = start
             return bottoms[1]
@@ -167,6 +169,8 @@ class Scale(_Broadcast):
             filler = param.filler if given else pb.FillerParameter(type="constant", value=1)
             specs.append(BlobSpec(self.blob_shape, filler))
         if param.bias_term:
+            # Caffe's inner Bias reads the axis even where the scale is a scalar.
+            self.axis(param.axis, len(bottoms[0]))
             specs.append(BlobSpec(self.blob_shape, param.bias_filler))
         return specs
 
@@ -201,8 +205,7 @@ class LRN(Layer):
     """
 
     in_place = False
-    ignored = {"lrn_param.engine": "Caffe's engines compute the same; torch has one"}
-    differences = "`k` is ignored by WITHIN_CHANNEL, as in Caffe"
+    ignored = {"lrn_param.engine": ENGINE}
 
     def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
         size = self.param.lrn_param.local_size
@@ -232,23 +235,20 @@ class LRN(Layer):
 class MVN(Layer):
     """(x - mean) / (sqrt(var) + eps) per (n, c), or per n with across_channels; var is biased.
 
-    Caffe's gradient takes eps for small: (dy - mean(dy) - y·mean(dy·y)) / (sqrt(var) + eps).
-    Source: Caffe layers/mvn_layer.cpp.
+    The top has four axes, the last ones 1 where the bottom has fewer. Caffe's gradient takes eps
+    for small: (dy - mean(dy) - y·mean(dy·y)) / (sqrt(var) + eps). Source: layers/mvn_layer.cpp.
     """
-
-    differences = ""
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         if not 1 <= len(bottoms[0]) <= 4:
             raise self.shape_error(
                 f"bottom {self.bottom_name(0)} {bottoms[0]} must have 1 to 4 axes"
             )
-        return [bottoms[0]]
+        return [bottoms[0] + (1,) * (4 - len(bottoms[0]))]
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
         x, param = bottoms[0], self.param.mvn_param
-        shape = tuple(x.shape)
-        # Caffe's legacy view: missing axes count as 1.
+        (shape,) = self.reshape([tuple(x.shape)])
         rows = shape[0] if param.across_channels else math.prod(shape[:2])
         flat = x.reshape(rows, -1)
         if not param.normalize_variance:

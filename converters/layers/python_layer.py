@@ -36,7 +36,7 @@ class Python(Layer):
     bottoms = Count(0, None)
     tops = Count(0, None)
     ignored = {"python_param.share_in_parallel": "Caffe ignores it too; nothing is shared"}
-    differences = "Refused unless Python layers are allowed (--allow-python-layers)."
+    refused = {"without --allow-python-layers": "it runs code that the net names"}
 
     def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
         param = self.param.python_param

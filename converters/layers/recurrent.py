@@ -196,7 +196,7 @@ class RNN(_Recurrent):
 
 
 FRACTIONAL = (
-    "Where cont is neither 0 nor 1 the gradient is that of Caffe's GPU code; its CPU code differs."
+    "where cont is neither 0 nor 1 the gradient is that of Caffe's GPU code; its CPU code differs"
 )
 
 

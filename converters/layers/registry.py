@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, TypeVar
 
 import numpy as np
-from google.protobuf.message import Message
 
 from converters.errors import NetError, ShapeError
 from converters.proto import caffe_pb2 as pb
@@ -24,22 +23,7 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 
-# Fields of LayerParameter that the net itself reads (converters.plan), whatever the layer's type.
-NET_FIELDS = frozenset(
-    [
-        "name",
-        "type",
-        "bottom",
-        "top",
-        "loss_weight",
-        "param",
-        "blobs",
-        "include",
-        "exclude",
-        "phase",
-        "propagate_down",
-    ]
-)
+ENGINE = "Caffe's engines compute the same; torch chooses its own kernels"
 
 
 @dataclass(frozen=True)
@@ -98,7 +82,9 @@ class Layer:
     """One layer of a net; subclasses are registered under their Caffe type.
 
     Class attributes say what Caffe's layer headers say: how many bottoms and tops, which bottoms
-    never receive a gradient, whether the tops come from outside (`is_data`) or default to a loss.
+    never receive a gradient, whether the tops come from outside (`is_data`) or default to a loss;
+    and what `docs/layers.md` tells: fields without effect (`ignored`) and what is `refused`, each
+    with its reason, and where the result differs from Caffe's.
     """
 
     type: ClassVar[str]
@@ -196,9 +182,3 @@ def register(type_name: str, *params: str) -> Callable[[LayerClass], LayerClass]
         return cls
 
     return add
-
-
-def parameter_message(layer_param: pb.LayerParameter, field_name: str) -> Message:
-    """The message of one parameter field, for tools that walk the descriptor."""
-    message: Message = getattr(layer_param, field_name)
-    return message

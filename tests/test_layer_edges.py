@@ -1,0 +1,103 @@
+"""Layers at the edges of what Caffe accepts: shapes that it rounds its own way, and refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from test_fields import net_text
+
+from converters import save_caffemodel
+from converters.caffemodel import read_caffemodel
+from converters.errors import CaffeError, WeightsError
+from converters.graph import CaffeNet, build_net
+from converters.layers.registry import Shape
+from converters.prototxt import parse_net
+
+
+def build(text: str, phase: str = "TEST") -> CaffeNet:
+    return build_net(parse_net(text, "net.prototxt"), "net.prototxt", phase)
+
+
+class Edge(NamedTuple):
+    """A layer, and its first top's shape or what the refusal says (as real Caffe behaves)."""
+
+    kind: str
+    settings: str
+    bottoms: tuple[Shape, ...]
+    expected: Shape | str
+    tops: int = 1
+
+
+EDGES = [
+    Edge("MVN", "", ((2, 4, 3),), (2, 4, 3, 1)),
+    Edge("MVN", "", ((5,),), (5, 1, 1, 1)),
+    Edge("Scale", "scale_param { axis: 3 }", ((2, 3), ()), (2, 3)),
+    Edge("Bias", "", ((2,), ()), (2,)),
+    Edge(
+        "Scale",
+        "scale_param { axis: 3 bias_term: true }",
+        ((2, 3), ()),
+        "axis 3 is out of range for a blob of 2 axes",
+    ),
+    Edge("BatchNorm", "", ((4,),), r"\(4,\) must have 2 axes or more"),
+    Edge("Slice", "slice_param { slice_point: 3 }", ((2, 3),), "does not cut axis 1", tops=2),
+    Edge(
+        "SoftmaxWithLoss",
+        "",
+        ((2, 3), (2,)),
+        "has 2 tops and no loss_weight.*loss_weight: 1 loss_weight: 0",
+        tops=2,
+    ),
+    Edge("SoftmaxWithLoss", "loss_weight: 1 loss_weight: 0", ((2, 3), (2,)), (), tops=2),
+    # One window, with zeros beyond the end: C++ rounds (2 - 3) / 2 to 0.
+    Edge(
+        "Im2col",
+        "convolution_param { kernel_size: 3 stride: 2 }",
+        ((1, 1, 2, 2),),
+        (1, 9, 1, 1),
+    ),
+    Edge(
+        "Convolution",
+        "convolution_param { num_output: 1 kernel_size: 4 stride: 2 }",
+        ((1, 1, 2, 2),),
+        "does not fit bottom size",
+    ),
+]
+
+
+@pytest.mark.parametrize("edge", EDGES, ids=lambda edge: f"{edge.kind}-{edge.bottoms}")
+def test_edges(edge: Edge) -> None:
+    text = net_text(edge.kind, edge.settings, edge.bottoms, edge.tops)
+    if isinstance(edge.expected, str):
+        with pytest.raises(CaffeError, match=edge.expected) as raised:
+            build(text)
+        assert str(raised.value).startswith(f'net.prototxt: layer "layer" ({edge.kind}): ')
+        return
+    feed = {f"b{i}": torch.zeros(shape) for i, shape in enumerate(edge.bottoms)}
+    assert tuple(build(text)(feed, blobs=["t0"])["t0"].shape) == edge.expected
+
+
+GIVEN = """
+blobs { shape { dim: 3 dim: 2 } data: 1 data: 2 data: 3 data: 4 data: 5 data: 6 }
+blobs { shape { dim: 3 } data: 9 data: 8 data: 7 }
+inner_product_param { num_output: %d }
+"""
+
+
+def test_blobs_in_a_prototxt_take_the_fillers_place(tmp_path: Path) -> None:
+    net = build(net_text("InnerProduct", GIVEN % 3, ((1, 2),)))
+    assert net.params["layer"][0].tolist() == [[1, 2], [3, 4], [5, 6]]
+    assert net({"b0": torch.ones(1, 2)})["t0"].tolist() == [[12, 15, 18]]
+    save_caffemodel(net, tmp_path / "net.caffemodel")
+    stored = read_caffemodel(tmp_path / "net.caffemodel").layers[1].blobs
+    assert [blob.tolist() for blob in stored] == [[[1, 2], [3, 4], [5, 6]], [9, 8, 7]]
+
+
+def test_blobs_in_a_prototxt_must_fit() -> None:
+    with pytest.raises(WeightsError, match=r'"layer" blob 0 has shape \(3, 2\).*\(4, 2\)'):
+        build(net_text("InnerProduct", GIVEN % 4, ((1, 2),)))
+    with pytest.raises(WeightsError, match=r"blob 0: 5 values do not fill the shape \(3, 2\)"):
+        build(net_text("InnerProduct", (GIVEN % 3).replace("data: 6", ""), ((1, 2),)))
