@@ -1,7 +1,8 @@
-"""A net as an SVG picture: a box a layer, in-place layers stacked in it, blobs with their shapes.
+"""A net as an SVG picture: a box a layer, in-place layers stacked in it, its tops at the bottom.
 
 Boxes are placed in rows by their distance from the inputs and ordered by the place of what they
-read. `python -m converters draw NET OUT.svg` is its command line.
+read; an edge that passes rows goes down between their boxes. Its command line is
+`python -m converters draw NET OUT.svg`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ COLOURS = {
     "recurrent": "#9edae5",
     "python_layer": "#f7b6d2",
 }
-LINE, PADDING, ROW_GAP, COLUMN_GAP, CHARACTER = 15, 5, 34, 26, 6.4
+LINE, PADDING, ROW_GAP, COLUMN_GAP, CHARACTER = 15, 5, 26, 26, 7.0
 
 
 @dataclass
@@ -31,14 +32,21 @@ class Box:
     """A layer and the in-place layers that follow it, with its place in the picture."""
 
     layers: list[LayerPlan]
-    reads: list[tuple[int, str]] = field(default_factory=list)
+    reads: list[int] = field(default_factory=list)
     row: int = 0
     x: float = 0.0
     y: float = 0.0
 
     def lines(self) -> list[str]:
-        """The text of the box, a line a layer."""
-        return [_label(plan) for plan in self.layers]
+        """The text of the box: a line a layer, then a line a top."""
+        last = self.layers[-1]
+        tops = [f"{name} {_shape(shape)}" for name, shape in zip(last.top_names, last.top_shapes)]
+        return [_label(plan) for plan in self.layers] + tops
+
+    @property
+    def centre(self) -> float:
+        """The middle of the box, in pixels from the left."""
+        return self.x + self.width / 2
 
     @property
     def width(self) -> float:
@@ -48,7 +56,7 @@ class Box:
     @property
     def height(self) -> float:
         """The box's height in pixels."""
-        return len(self.layers) * LINE + 2 * PADDING
+        return len(self.lines()) * LINE + 2 * PADDING
 
 
 def to_svg(plan: NetPlan) -> str:
@@ -65,7 +73,7 @@ def to_svg(plan: NetPlan) -> str:
         '<rect width="100%" height="100%" fill="white"/>',
         f'<text x="10" y="18" font-size="14">{escape(plan.net.name)} ({plan.phase})</text>',
     ]
-    parts += [_edge(boxes[source], box, text) for box in boxes for source, text in box.reads]
+    parts += [_edge(boxes[source], box, rows) for box in boxes for source in box.reads]
     parts += [_draw_box(box) for box in boxes]
     return "\n".join([*parts, "</svg>"]) + "\n"
 
@@ -74,10 +82,8 @@ def _boxes(plan: NetPlan) -> list[Box]:
     """Group in-place layers with the layer whose top they change; note what each box reads."""
     boxes: list[Box] = []
     made_by: dict[int, int] = {}
-    shapes: dict[int, Shape] = {}
     readers = [value for layer in plan.layers for value in layer.bottoms]
     for layer in plan.layers:
-        shapes.update(zip(layer.tops, layer.top_shapes))
         param = layer.layer.param
         follows = (
             len(layer.bottoms) == 1
@@ -89,11 +95,7 @@ def _boxes(plan: NetPlan) -> list[Box]:
             boxes[home].layers.append(layer)
         else:
             home = len(boxes)
-            reads = [
-                (made_by[value], f"{name} {_shape(shapes[value])}")
-                for value, name in zip(layer.bottoms, param.bottom)
-            ]
-            boxes.append(Box([layer], reads))
+            boxes.append(Box([layer], [made_by[value] for value in layer.bottoms]))
         made_by.update(dict.fromkeys(layer.tops, home))
     return boxes
 
@@ -101,12 +103,12 @@ def _boxes(plan: NetPlan) -> list[Box]:
 def _rows(boxes: list[Box]) -> list[list[Box]]:
     rows: list[list[Box]] = []
     for box in boxes:
-        box.row = max((boxes[source].row + 1 for source, _ in box.reads), default=0)
+        box.row = max((boxes[source].row + 1 for source in box.reads), default=0)
         rows += [[] for _ in range(box.row + 1 - len(rows))]
         rows[box.row].append(box)
     position: dict[int, float] = {}
     for row in rows:
-        row.sort(key=lambda box: _mean([position[id(boxes[source])] for source, _ in box.reads]))
+        row.sort(key=lambda box: _mean([position[id(boxes[source])] for source in box.reads]))
         for index, box in enumerate(row):
             position[id(box)] = (index + 0.5) / len(row)
     return rows
@@ -143,34 +145,46 @@ def _shape(shape: Shape) -> str:
     return "×".join(map(str, shape)) or "scalar"
 
 
-def _edge(source: Box, target: Box, text: str) -> str:
-    x1, y1 = source.x + source.width / 2, source.y + source.height
-    x2, y2 = target.x + target.width / 2, target.y
-    bend = max(20.0, (y2 - y1) / 2)
-    # An edge that passes other rows swings out to the side of them.
-    aside = 0.0 if target.row == source.row + 1 else 0.35 * source.width + 40
-    path = (
-        f"M{x1:.0f} {y1:.0f}C{x1 + aside:.0f} {y1 + bend:.0f} "
-        f"{x2 + aside:.0f} {y2 - bend:.0f} {x2:.0f} {y2:.0f}"
-    )
-    label = (
-        f'<text x="{x2 + 4:.0f}" y="{y2 - 8:.0f}" font-size="9" fill="#444">{escape(text)}</text>'
-        if not aside
-        else ""
-    )
-    return f'<path d="{path}" fill="none" stroke="#888" marker-end="url(#tip)"/>{label}'
+def _edge(source: Box, target: Box, rows: list[list[Box]]) -> str:
+    """A curve from the source's bottom to the target's top, straight down past rows between."""
+    passed = rows[source.row + 1 : target.row]
+    x1, y1, x2, y2 = source.centre, source.y + source.height, target.centre, target.y
+    path = f"M{x1:.0f} {y1:.0f}"
+    if passed:
+        x = _lane(x1, [box for row in passed for box in row])
+        top = passed[0][0].y
+        bottom = max(box.y + box.height for box in passed[-1])
+        path += f"{_curve(x1, y1, x, top)}V{bottom:.0f}"
+        x1, y1 = x, bottom
+    path += _curve(x1, y1, x2, y2)
+    return f'<path d="{path}" fill="none" stroke="#888" marker-end="url(#tip)"/>'
+
+
+def _lane(x: float, boxes: list[Box]) -> float:
+    """The place nearest to `x` where a vertical line meets none of the boxes."""
+    margin = COLUMN_GAP / 3
+    sides = [side for b in boxes for side in (b.x - margin, b.x + b.width + margin)]
+    free = [
+        side for side in (x, *sides) if not any(box.x < side < box.x + box.width for box in boxes)
+    ]
+    return min(free, key=lambda side: abs(side - x))
+
+
+def _curve(x1: float, y1: float, x2: float, y2: float) -> str:
+    middle = (y1 + y2) / 2
+    return f"C{x1:.0f} {middle:.0f} {x2:.0f} {middle:.0f} {x2:.0f} {y2:.0f}"
 
 
 def _draw_box(box: Box) -> str:
     parts = []
-    for index, (plan, line) in enumerate(zip(box.layers, box.lines())):
+    lines = box.lines()
+    for index, line in enumerate(lines):
         top = box.y + (0 if index == 0 else PADDING + index * LINE)
-        last = index == len(box.layers) - 1
+        last = index == len(lines) - 1
         height = box.y + box.height - top if last else LINE + (PADDING if index == 0 else 0)
-        family = type(plan.layer).__module__.rsplit(".", 1)[-1]
         parts.append(
             f'<rect x="{box.x:.1f}" y="{top:.1f}" width="{box.width:.1f}" height="{height:.1f}" '
-            f'fill="{COLOURS.get(family, "#ffffff")}"/>'
+            f'fill="{_colour(box, index)}"/>'
             f'<text x="{box.x + PADDING:.1f}" y="{box.y + PADDING + (index + 0.75) * LINE:.1f}">'
             f"{escape(line)}</text>"
         )
@@ -179,3 +193,10 @@ def _draw_box(box: Box) -> str:
         f'height="{box.height:.1f}" fill="none" stroke="#555" rx="3"/>'
     )
     return "".join(parts)
+
+
+def _colour(box: Box, line: int) -> str:
+    """A layer's line has the colour of its family, a top's is white."""
+    if line >= len(box.layers):
+        return "#ffffff"
+    return COLOURS[type(box.layers[line].layer).__module__.rsplit(".", 1)[-1]]

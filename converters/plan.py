@@ -7,6 +7,7 @@ top is a new value, also where Caffe works in place, and a name stands for its l
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from converters.layers.registry import BlobSpec, Shape
 from converters.proto import caffe_pb2 as pb
 
 AUTOMATIC_TOP = "(automatic)"
+LARGEST_BLOB = 2**31 - 1
 
 
 class Learnable(NamedTuple):
@@ -79,7 +81,19 @@ class NetPlan:
             if plan.layer.is_data:
                 continue
             bottoms = [known[value] for value in plan.bottoms]
-            known.update(zip(plan.tops, plan.layer.reshape(bottoms)))
+            tops = plan.layer.reshape(bottoms)
+            for name, shape in zip(plan.top_names, tops):
+                _check_size(plan.layer, f'top "{name}"', shape)
+            known.update(zip(plan.tops, tops))
+
+
+def _check_size(layer: Layer, what: str, shape: Shape) -> None:
+    """Refuse a blob that Caffe could not hold: of no values, or of more than an int counts."""
+    if any(not 1 <= size <= LARGEST_BLOB for size in shape) or math.prod(shape) > LARGEST_BLOB:
+        raise layer.shape_error(
+            f"{what} would have shape {shape}; sizes must be at least 1 and a blob can hold at "
+            f"most {LARGEST_BLOB} values"
+        )
 
 
 def plan_net(
@@ -138,11 +152,9 @@ class _Wiring:
                 f"bottoms of shape {', '.join(map(str, bottom_shapes))} do not fit: {error}"
             ) from error
         for name, shape in zip(top_names, top_shapes):
-            if any(not 0 <= size <= 2**31 - 1 for size in shape) or math.prod(shape) > 2**31 - 1:
-                raise layer.shape_error(
-                    f'top "{name}" would have shape {shape}; sizes must be at least 0 '
-                    "and a blob can hold at most 2147483647 values"
-                )
+            _check_size(layer, f'top "{name}"', shape)
+        for index, spec in enumerate(blobs):
+            _check_size(layer, f"blob {index}", spec.shape)
         self._forget_consumed(layer, top_names)
         tops = tuple(
             self._top(layer, name, shape, weight)
@@ -178,8 +190,12 @@ class _Wiring:
 
     def _layer(self, param: pb.LayerParameter, environment: Environment) -> Layer:
         if param.type not in LAYERS:
-            near = [t for t in LAYERS if t.lower() == param.type.lower()]
-            hint = f"did you mean {near[0]}?" if near else f"known types: {', '.join(LAYERS)}"
+            lower = {known.lower(): known for known in LAYERS}
+            near = difflib.get_close_matches(param.type.lower(), lower, 2, 0.7)
+            likely = " or ".join(lower[name] for name in near)
+            hint = (
+                f"did you mean {likely}?" if near else f"known types: {', '.join(sorted(LAYERS))}"
+            )
             raise NetError(
                 f'{self.plan.source}: layer "{param.name}": unknown layer type "{param.type}"; '
                 f"{hint}"
@@ -219,6 +235,9 @@ class _Wiring:
     def _shape(
         self, layer: Layer, bottoms: Sequence[Shape], tops: Sequence[str]
     ) -> tuple[Sequence[BlobSpec], list[Shape]]:
+        if not bottoms and tops and all(name in self.given for name in tops):
+            # A Python layer that reads data is left out like any other source of given blobs.
+            layer.is_data = True
         if not layer.is_data:
             blobs = layer.setup(bottoms)
             return blobs, layer.reshape(bottoms)

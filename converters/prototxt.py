@@ -6,6 +6,8 @@ module costs protobuf alone.
 
 from __future__ import annotations
 
+import difflib
+import re
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,10 +32,32 @@ def parse_text(text: str, message: AnyMessage, source: str) -> AnyMessage:
         line, column = error.GetLine(), error.GetColumn()
         place = f"{source}:{line}:{column}" if line is not None else source
         reason = str(error).removeprefix(f"{line}:{column} : ").replace("\n", " ")
-        raise PrototxtError(f"{place}: {reason}") from error
+        raise PrototxtError(f"{place}: {reason}{_hint(reason)}") from error
     except (RecursionError, ValueError, OverflowError) as error:
         raise PrototxtError(f"{source}: {error}") from error
     return message
+
+
+# Fields of well-known forks of Caffe, and how Caffe says the same.
+FORKS = {
+    "ceil_mode": "a fork's; in Caffe `ceil_mode: false` is `round_mode: FLOOR`, true the default",
+    "permute_param": "of SSD's fork; Caffe has no Permute layer",
+    "resize_param": "of SSD's fork; Caffe resizes images when the database is built",
+}
+UNKNOWN_FIELD = re.compile(r'Message type "caffe\.(\w+)" has no field named "(\w+)"')
+
+
+def _hint(reason: str) -> str:
+    """What an unknown field's message would accept, if that is what was wrong."""
+    match = UNKNOWN_FIELD.match(reason)
+    if match is None:
+        return ""
+    message, field = match.groups()
+    if field in FORKS:
+        return f" This field is {FORKS[field]}."
+    known = list(pb.DESCRIPTOR.message_types_by_name[message].fields_by_name)
+    near = difflib.get_close_matches(field, known, 3)
+    return f" Did you mean {' or '.join(near)}?" if near else f" It has {', '.join(known)}."
 
 
 def read_text(path: str | Path) -> str:

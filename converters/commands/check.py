@@ -1,8 +1,8 @@
 """`python -m converters check FOLDER`: every prototxt below a folder, loads or why not.
 
-A net is built in each phase it defines, run forward and, in TRAIN, backward; a solver is read. Data
-layers whose files are absent get a shape: `--input-shape`, or a batch of 3-channel images of the
-crop size. Big batches are cut to two items.
+A net is built in each phase (and stage) that it defines, run forward and, in TRAIN, backward; a
+solver is read. A data layer whose files are absent gets its shape from `--input-shape`, or else the
+first of some usual ones that the net takes. Big batches are cut to two items.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ import argparse
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from google.protobuf import text_format
+from typing import TYPE_CHECKING, NamedTuple
 
 from converters.commands.summary import parse_shapes
-from converters.errors import CaffeError, DataError
-from converters.layers import LAYERS
+from converters.commands.upgrade import is_solver
+from converters.errors import CaffeError, DataError, ShapeError
+from converters.layers import LAYERS, Environment
 from converters.layers.registry import Shape
+from converters.net_rules import filter_net
+from converters.plan import NetPlan, plan_net
 from converters.progress import progress
 from converters.proto import caffe_pb2 as pb
 from converters.prototxt import read_net, read_solver, read_text
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     import torch
 
 BATCH = 2
-SIDE = 224
+USUAL = ((3, 224, 224), (3, 32, 32), (1, 28, 28), (2, 28, 28))
+"""Channels, height and width that absent images are taken to have; a crop_size wins."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -56,105 +58,150 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(path: Path, args: argparse.Namespace) -> Iterator[tuple[str, bool]]:
     try:
-        text = read_text(path)
-        try:
-            text_format.Parse(text, pb.SolverParameter())
+        if is_solver(read_text(path)):
             solver = read_solver(path)
-            yield f"solver, type {solver.type}, net {solver.net or solver.train_net}", True
+            yield f"solver, type {solver.type}, net {_nets_of(solver)}", True
             return
-        except text_format.ParseError:
-            net = read_net(path)
-        for phase in _phases(net):
+        net = read_net(path)
+        for state in _states(net):
             try:
-                yield _check_phase(net, phase, path, args), True
+                yield f"{state}: {_check_state(net, state, path, args)}", True
             except CaffeError as error:
-                yield f"{phase}: {error}", False
+                yield f"{state}: {error}", False
     except CaffeError as error:
         yield str(error), False
 
 
-def _phases(net: pb.NetParameter) -> list[str]:
-    """The phases a net names in its rules; TEST alone for one without losses or rules."""
-    named = {
-        pb.Phase.Name(rule.phase)
-        for layer in net.layer
-        for rule in (*layer.include, *layer.exclude)
-        if rule.HasField("phase")
-    }
-    if named:
-        return ["TRAIN", "TEST"]
+def _nets_of(solver: pb.SolverParameter) -> str:
+    names = [solver.net, solver.train_net, *solver.test_net]
+    return ", ".join(name for name in names if name) or "inline"
+
+
+class _State(NamedTuple):
+    """A phase, and a stage if layers ask for one."""
+
+    phase: str
+    stages: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.phase + "".join(f" with stage {stage}" for stage in self.stages)
+
+
+def _states(net: pb.NetParameter) -> list[_State]:
+    """The states a net names in its rules; TEST alone for one without losses or rules.
+
+    A phase whose rules name stages has a state for each, and none without a stage.
+    """
+    rules = [rule for layer in net.layer for rule in (*layer.include, *layer.exclude)]
     trains = any(layer.type in LAYERS and LAYERS[layer.type].is_loss for layer in net.layer)
-    return ["TRAIN", "TEST"] if trains else ["TEST"]
+    phased = any(rule.HasField("phase") for rule in rules)
+    states = []
+    for phase in ("TRAIN", "TEST") if trains or phased else ("TEST",):
+        own = [rule for rule in rules if rule.phase == pb.Phase.Value(phase)]
+        stages = dict.fromkeys(s for rule in own if rule.HasField("phase") for s in rule.stage)
+        states += [_State(phase, (stage,)) for stage in stages] or [_State(phase)]
+    stages = dict.fromkeys(s for rule in rules if not rule.HasField("phase") for s in rule.stage)
+    return states + [_State("TEST", (stage,)) for stage in stages]
 
 
-def _check_phase(net: pb.NetParameter, phase: str, path: Path, args: argparse.Namespace) -> str:
+def _check_state(net: pb.NetParameter, state: _State, path: Path, args: argparse.Namespace) -> str:
+    plan = _plan(net, state, path, args)
+    shapes = plan.input_shapes()
+    inputs = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+    if not args.shapes_only:
+        _compute(net, state, path, shapes, args.allow_python_layers)
+    known = {value: shape for one in plan.layers for value, shape in zip(one.tops, one.top_shapes)}
+    outputs = ", ".join(f"{name} {known[value]}" for name, value in plan.outputs.items())
+    return f"{len(plan.layers)} layers, {inputs or 'no inputs'} → {outputs or 'no outputs'}"
+
+
+def _plan(net: pb.NetParameter, state: _State, path: Path, args: argparse.Namespace) -> NetPlan:
+    """The net with the first shapes of its data that fit.
+
+    Raises:
+        CaffeError: none fits; the error of the first.
+    """
+    given = parse_shapes(args.input_shape)
+    filtered = filter_net(net, state.phase, stages=state.stages, source=str(path))
+    first: CaffeError | None = None
+    for image in USUAL:
+        shapes: dict[str, Shape] = {}
+        for layer in filtered.layer:
+            shapes.update(_shapes(layer, path, state.phase, given, image))
+        try:
+            return plan_net(
+                filtered, state.phase, str(path), shapes, str(path.parent), args.allow_python_layers
+            )
+        except ShapeError as error:
+            first = first or error
+        except CaffeError as error:
+            raise first or error from None
+    assert first is not None
+    raise first
+
+
+def _shapes(
+    layer: pb.LayerParameter, path: Path, phase: str, given: dict[str, Shape], image: Shape
+) -> dict[str, Shape]:
+    """Shapes for a data layer's tops: the given ones, the file's, or `image` where it is absent."""
+    cls = LAYERS.get(layer.type)
+    if cls is None or layer.bottom:
+        return {}
+    named = {top: given[top] for top in layer.top if top in given}
+    if named or layer.type == "Input" or not cls.is_data:
+        return named
+    try:
+        shapes = cls(layer, Environment(str(path), phase, str(path.parent))).reshape([])
+    except CaffeError:
+        crop = layer.transform_param.crop_size
+        size = (crop, crop) if crop else image[1:]
+        shapes = [(BATCH, image[0], *size)] + [(BATCH,)] * (len(layer.top) - 1)
+    return {top: (min(s[0], BATCH), *s[1:]) if s else s for top, s in zip(layer.top, shapes)}
+
+
+def _compute(
+    net: pb.NetParameter, state: _State, path: Path, shapes: dict[str, Shape], allow_python: bool
+) -> None:
+    """Run the net forward and, in TRAIN, backward.
+
+    Raises:
+        DataError: an output or a gradient is not finite.
+    """
     import torch
 
     from converters.graph import build_net
-    from converters.net_rules import filter_net
-    from converters.plan import plan_net
 
-    small = pb.NetParameter()
-    small.CopyFrom(net)
-    given = parse_shapes(args.input_shape)
-    shapes = {}
-    filtered = filter_net(small, phase, source=str(path))
-    for layer in filtered.layer:
-        shapes.update(_shapes(layer, path, phase, given))
-    if args.shapes_only:
-        plan = plan_net(
-            filtered, phase, str(path), shapes, str(path.parent), args.allow_python_layers
-        )
-        return f"{phase}: {len(plan.layers)} layers, {_outputs(plan.values, plan)}"
     torch.manual_seed(0)
     built = build_net(
-        small, str(path), phase, input_shapes=shapes, allow_python_layers=args.allow_python_layers
+        net,
+        str(path),
+        state.phase,
+        stages=state.stages,
+        input_shapes=shapes,
+        allow_python_layers=allow_python,
     )
-    feed = {name: _values(name, shape) for name, shape in built.plan.input_shapes().items()}
-    with torch.set_grad_enabled(phase == "TRAIN"):
+    for module in built.layer_modules:
+        if module.layer.type == "BatchNorm":
+            # Statistics of nothing would scale by 316 in TEST, layer after layer.
+            for blob, value in zip(module.blobs, (0, 1, 1)):
+                blob.fill_(value)
+    feed = {name: _values(shape) for name, shape in shapes.items()}
+    training = state.phase == "TRAIN"
+    with torch.set_grad_enabled(training):
         loss, outputs = built.loss(feed)
-    if phase == "TRAIN" and loss.requires_grad:
+    if training and loss.requires_grad:
         loss.backward()  # type: ignore[no-untyped-call]
         for name, blobs in built.params.items():
             for index, blob in enumerate(blobs):
                 if blob.grad is not None and not bool(torch.isfinite(blob.grad).all()):
                     raise DataError(f'the gradient of layer "{name}" blob {index} is not finite')
-    for name, blob in outputs.items():
-        if not bool(torch.isfinite(blob).all()):
+    for name, output in outputs.items():
+        if not bool(torch.isfinite(output).all()):
             raise DataError(f'output "{name}" is not finite')
-    shown = ", ".join(f"{name} {tuple(blob.shape)}" for name, blob in outputs.items())
-    return f"{phase}: {len(built.plan.layers)} layers, {shown or 'no outputs'}"
 
 
-def _outputs(values: dict[str, int], plan: object) -> str:
-    return f"{len(values)} blobs"
-
-
-def _shapes(
-    layer: pb.LayerParameter, path: Path, phase: str, given: dict[str, Shape]
-) -> dict[str, Shape]:
-    """Shapes for a data layer's tops: the given ones, the file's, or a guess where it is absent."""
-    from converters.layers.registry import Environment
-
-    cls = LAYERS.get(layer.type)
-    if cls is None or not cls.is_data:
-        return {}
-    named = {top: given[top] for top in layer.top if top in given}
-    if named:
-        return named
-    try:
-        shapes = cls(layer, Environment(str(path), phase, str(path.parent))).reshape([])
-    except CaffeError:
-        crop = layer.transform_param.crop_size or SIDE
-        shapes = [(BATCH, 3, crop, crop)] + [(BATCH,)] * (len(layer.top) - 1)
-    if layer.type == "Input":
-        return {}
-    return {top: (min(s[0], BATCH), *s[1:]) if s else s for top, s in zip(layer.top, shapes)}
-
-
-def _values(name: str, shape: Shape) -> torch.Tensor:
+def _values(shape: Shape) -> torch.Tensor:
     """Small noise for images, zeros (a valid label) for the rest."""
     import torch
 
-    count = math.prod(shape)
-    return torch.randn(shape) * 0.1 if count > shape[0] else torch.zeros(shape)
+    return torch.randn(shape) * 0.1 if math.prod(shape) > shape[0] else torch.zeros(shape)

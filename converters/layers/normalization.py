@@ -111,7 +111,8 @@ class _Broadcast(Layer):
         """The blob's shape; checks a second bottom against bottom 0."""
         first = bottoms[0]
         # A scalar second bottom aligns anywhere, whatever `axis` says.
-        start = self.axis(axis, len(first)) if bottoms[-1] else 0
+        scalar = len(bottoms) == 2 and not bottoms[1]
+        start = 0 if scalar else self.axis(axis, len(first))
         if len(bottoms) == 2:
             self.check_aligned(bottoms, start)
             self.start = start
@@ -153,7 +154,7 @@ class _Broadcast(Layer):
         """A view of `blob` that broadcasts over `x`."""
         before = (1,) * self.start
         after = (1,) * (x.dim() - self.start - blob.dim())
-        return blob.reshape(*before, *blob.shape, *after)
+        return blob.reshape((*before, *blob.shape, *after))
 
 
 @register("Scale", "scale_param")

@@ -95,7 +95,7 @@ class Layer:
     bottoms: ClassVar[Count] = Count(1, 1)
     tops: ClassVar[Count] = Count(1, 1)
     equal_bottoms_and_tops: ClassVar[bool] = False
-    is_data: ClassVar[bool] = False
+    is_data: bool = False
     is_loss: ClassVar[bool] = False
     no_gradient: ClassVar[tuple[int, ...]] = ()
     in_place: ClassVar[bool] = True
@@ -147,9 +147,10 @@ class Layer:
     def axis(self, axis: int, number_of_axes: int, field_name: str = "axis") -> int:
         """`axis` counted from the front; a negative one counts from the back."""
         if not -number_of_axes <= axis < number_of_axes:
+            accepted = f"{-number_of_axes} to {number_of_axes - 1}" if number_of_axes else "none"
             raise self.shape_error(
                 f"{field_name} {axis} is out of range for a blob of {number_of_axes} axes "
-                f"(accepted: {-number_of_axes} to {number_of_axes - 1})"
+                f"(accepted: {accepted})"
             )
         return axis % number_of_axes
 
