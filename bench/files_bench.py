@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.rows import Measure, Row, alternate
+from converters import load_net
 from converters.blobproto import FloatArray
 from converters.caffemodel import read_caffemodel, snapshot_net, write_caffemodel
 from converters.proto import caffe_pb2 as pb
@@ -69,6 +70,12 @@ def rows() -> Iterable[Row]:
             partial(read_caffemodel, model), partial(np.fromfile, model, np.uint8), REPEATS
         )
         yield Row("caffemodel read", read, read_raw, TIME_BOUND, note=note)
+        load, load_raw = alternate(
+            partial(load_net, prototxt, weights=model),
+            partial(np.fromfile, model, np.uint8),
+            REPEATS,
+        )
+        yield Row("caffemodel loaded into a net", load, load_raw, TIME_BOUND, note=note)
         for name, script in (("read", READ), ("written", WRITE), ("loaded into a net", LOAD)):
             peak = Measure(peak_bytes(script, model, prototxt) / 1e6, 0.0)
             file = Measure(size / 1e6, 0.0)

@@ -184,7 +184,20 @@ class _Wiring:
                 f'{self.plan.source}: a shape was given for "{unknown[0]}", which is no input '
                 f"(inputs: {', '.join(self.plan.inputs) or 'none'})"
             )
+        self._add_loss_copies()
         self.plan.outputs = {name: self.plan.values[name] for name in sorted(self.available)}
+
+    def _add_loss_copies(self) -> None:
+        """A blob that is read and has a loss_weight too: Caffe's output is a copy of it.
+
+        Its name is that of the first copy that Caffe's InsertSplits makes (util/insert_splits.cpp).
+        """
+        for plan in self.plan.layers:
+            for index, (name, value) in enumerate(zip(plan.top_names, plan.tops)):
+                if self.readers[value][:1] == ["its loss_weight"] and len(self.readers[value]) > 1:
+                    copy = f"{name}_{plan.name}_{index}_split_0"
+                    self.plan.values.setdefault(copy, value)
+                    self.available.add(copy)
 
     # The steps of one layer ----------------------------------------------------------------------
 
@@ -273,7 +286,9 @@ class _Wiring:
     def _top(self, layer: Layer, name: str, shape: Shape, loss_weight: float) -> int:
         value = len(self.shapes)
         self.shapes.append(shape)
-        self.readers.append(["its loss_weight"] if loss_weight else [])
+        # Caffe counts a weight that the net gives, not the one that a loss has by itself.
+        weighted = bool(layer.param.loss_weight) and loss_weight != 0
+        self.readers.append(["its loss_weight"] if weighted else [])
         if name == AUTOMATIC_TOP:
             return value
         self.plan.values[name] = value

@@ -101,3 +101,28 @@ def test_blobs_in_a_prototxt_must_fit() -> None:
         build(net_text("InnerProduct", GIVEN % 4, ((1, 2),)))
     with pytest.raises(WeightsError, match=r"blob 0: 5 values do not fill the shape \(3, 2\)"):
         build(net_text("InnerProduct", (GIVEN % 3).replace("data: 6", ""), ((1, 2),)))
+
+
+WEIGHTED = """
+layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 } } }
+layer { name: "square" type: "Power" bottom: "x" top: "y" power_param { power: 2 } %s }
+layer { name: "half" type: "Power" bottom: "y" top: "z" power_param { scale: 0.5 } }
+"""
+
+
+def test_a_blob_that_is_read_and_lost_is_an_output_by_its_copys_name() -> None:
+    """Caffe's InsertSplits gives the loss the first copy, and nobody reads that."""
+    net = build(WEIGHTED % "loss_weight: 2", "TRAIN")
+    assert net.outputs == ["y_square_0_split_0", "z"]
+    loss, outputs = net.loss({"x": torch.full((2, 3), 3.0)})
+    assert float(loss) == 2 * 6 * 9
+    assert outputs["y_square_0_split_0"].tolist() == [[9.0] * 3] * 2
+    assert build(WEIGHTED % "", "TRAIN").outputs == ["z"]
+
+
+def test_a_loss_of_its_own_weight_may_be_overwritten_in_place() -> None:
+    text = net_text("EuclideanLoss", "", ((2, 3), (2, 3)))
+    scaled = """layer { name: "s" type: "Power" bottom: "t0" top: "t0" power_param { scale: 3 } }"""
+    net = build(text + scaled, "TRAIN")
+    loss, outputs = net.loss({"b0": torch.ones(2, 3), "b1": torch.zeros(2, 3)})
+    assert (float(loss), float(outputs["t0"])) == (1.5, 4.5)

@@ -94,7 +94,9 @@ class Embed(Layer):
 class Eltwise(Layer):
     """SUM (with coeff), PROD or MAX of equally shaped bottoms. Source: eltwise_layer.cpp."""
 
-    differences = "in place the true result is computed; Caffe's SUM loses bottom 0 first"
+    differences = (
+        "in place the true result is computed; Caffe overwrites bottom 0 before it is read"
+    )
     bottoms = Count(2, None)
 
     def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:

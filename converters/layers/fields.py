@@ -26,7 +26,10 @@ does not fit or a value out of range, is an error that names file, layer and val
 
 **Whole nets.** Where a layer works in place, Caffe overwrites what an earlier layer's backward pass
 reads, and some gradients are silently wrong there (ReLU, then Power on the same blob); here nothing
-is overwritten and the gradient is the true one. A caffemodel that is empty, or lacks layers, loads
+is overwritten and the gradient is the true one. A layer that reads its bottom while it writes its
+top (InnerProduct, Convolution, LRN …) cannot work in place here; Caffe computes garbage. The tops
+of Split, Flatten and Reshape share their bottom's memory in Caffe, so that a later layer in place
+changes the others too; here it does not. A caffemodel that is empty, or lacks layers, loads
 silently in Caffe; here the first is an error, and the second is named, or refused with `strict`.
 """
 
