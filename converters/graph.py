@@ -47,7 +47,7 @@ def load_net(
         path: a net prototxt, of any age.
         phase: "TRAIN" or "TEST"; `level` and `stages` choose layers by their include rules.
         weights: a .caffemodel or .caffemodel.h5, or several, loaded in turn by layer name.
-        strict: a layer with blobs that no weights file has is an error.
+        strict: a layer with blobs that no weights file has is an error; otherwise the log names it.
         input_shapes: shapes by blob name; they win over the file's, and replace absent data files.
 
     Raises:
@@ -76,7 +76,7 @@ def build_net(
     plan = plan_net(filtered, phase, source, input_shapes, folder, allow_python_layers)
     files = [weights] if isinstance(weights, str | Path) else list(weights or ())
     net = CaffeNet(plan)
-    net.initialize(files, strict)
+    net.initialize(files, strict).warn(files)
     return net
 
 
@@ -262,7 +262,9 @@ class CaffeNet(nn.Module):
 
     def load_weights(self, path: str | Path, strict: bool = False) -> LoadReport:
         """Copy a caffemodel's blobs by layer name; see `converters.weights`."""
-        return self.initialize([path], strict, refill=False)
+        report = self.initialize([path], strict, refill=False)
+        report.warn([path])
+        return report
 
     def initialize(
         self, files: Sequence[str | Path], strict: bool = False, refill: bool = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from converters.graph import CaffeNet, LayerModule
 
 
+log = logging.getLogger(__name__)
+
+
 @dataclass
 class LoadReport:
     """What happened to each layer: loaded, left at its fillers, or in the file alone."""
@@ -25,6 +29,15 @@ class LoadReport:
     loaded: list[str] = field(default_factory=list)
     filled: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+
+    def warn(self, files: Sequence[str | Path]) -> None:
+        """Name the layers that none of the files has, on this module's log."""
+        if files and self.filled:
+            log.warning(
+                "%s: no blobs for %s: left at their fillers",
+                ", ".join(map(str, files)),
+                ", ".join(self.filled),
+            )
 
 
 def initialize(

@@ -9,11 +9,12 @@ import pytest
 import torch
 from test_fields import net_text
 
-from converters import save_caffemodel
+from converters import load_net, save_caffemodel
 from converters.caffemodel import read_caffemodel
 from converters.errors import CaffeError, WeightsError
 from converters.graph import CaffeNet, build_net
 from converters.layers.registry import Shape
+from converters.proto import caffe_pb2 as pb
 from converters.prototxt import parse_net
 
 
@@ -94,6 +95,29 @@ def test_blobs_in_a_prototxt_take_the_fillers_place(tmp_path: Path) -> None:
     save_caffemodel(net, tmp_path / "net.caffemodel")
     stored = read_caffemodel(tmp_path / "net.caffemodel").layers[1].blobs
     assert [blob.tolist() for blob in stored] == [[[1, 2], [3, 4], [5, 6]], [9, 8, 7]]
+
+
+def test_layers_that_a_cut_caffemodel_lacks_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Cut between two layers, a caffemodel is whole protobuf."""
+    layer = (
+        'layer { name: "%s" type: "InnerProduct" bottom: "%s" top: "%s" '
+        "inner_product_param { num_output: 2 } }"
+    )
+    text = net_text("InnerProduct", "inner_product_param { num_output: 2 }", ((1, 2),))
+    text += layer % ("second", "t0", "t1") + layer % ("third", "t1", "t2")
+    path, model = tmp_path / "net.prototxt", tmp_path / "net.caffemodel"
+    path.write_text(text)
+    save_caffemodel(build(text), model)
+    whole = model.read_bytes()
+    message = pb.NetParameter.FromString(whole)
+    del message.layer[2:]
+    model.write_bytes(whole[: message.ByteSize()])
+    load_net(path, weights=model)
+    assert "no blobs for second, third: left at their fillers" in caplog.text
+    with pytest.raises(WeightsError, match=r"no blobs for layers second, third .*strict"):
+        load_net(path, weights=model, strict=True)
 
 
 def test_blobs_in_a_prototxt_must_fit() -> None:
