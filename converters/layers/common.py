@@ -330,7 +330,7 @@ class Reshape(Layer):
         copied = [self._copied(dim, start + i, shape) for i, dim in enumerate(dims)]
         total = math.prod(shape)
         if -1 in copied:
-            known = math.prod(shape[:start]) * math.prod(d for d in copied if d != -1)
+            known = math.prod(shape[:start]) * math.prod([d for d in copied if d != -1])
             known *= math.prod(shape[end:])
             if not known or total % known:
                 raise self.shape_error(f"{shape} cannot be arranged as {dims} from axis {start} on")

@@ -455,6 +455,12 @@ class Pooling(Layer):
                 raise self.error(f"give {name}, or {name}_h and {name}_w")
         if len(self.param.top) == 2 and param.pool != pb.PoolingParameter.MAX:
             raise self.error("only MAX pooling has a second top, the mask")
+        # Read here: torch.compile traces forward and cannot ask a message for its fields.
+        p, given = param, param.HasField
+        self.kernel = (p.kernel_size,) * 2 if sized else (p.kernel_h, p.kernel_w)
+        self.pad = (p.pad_h, p.pad_w) if given("pad_h") else (p.pad, p.pad)
+        self.stride = (p.stride_h, p.stride_w) if given("stride_h") else (p.stride, p.stride)
+        self.has_mask = len(self.param.top) == 2
         w = self.windows((2**20, 2**20))
         if param.global_pooling and (w.pad != (0, 0) or w.stride != (1, 1)):
             raise self.error(
@@ -470,13 +476,10 @@ class Pooling(Layer):
 
     def windows(self, size: tuple[int, int]) -> PoolingWindows:
         """The geometry for an image of this size."""
-        p = self.param.pooling_param
-        kernel = (p.kernel_size,) * 2 if p.HasField("kernel_size") else (p.kernel_h, p.kernel_w)
-        pad = (p.pad_h, p.pad_w) if p.HasField("pad_h") else (p.pad, p.pad)
-        stride = (p.stride_h, p.stride_w) if p.HasField("stride_h") else (p.stride, p.stride)
-        if p.global_pooling:
-            kernel = size
-        return PoolingWindows(kernel, stride, pad, p.round_mode == pb.PoolingParameter.FLOOR)
+        param = self.param.pooling_param
+        kernel = size if param.global_pooling else self.kernel
+        floor = param.round_mode == pb.PoolingParameter.FLOOR
+        return PoolingWindows(kernel, self.stride, self.pad, floor)
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         if len(bottoms[0]) != 4:
@@ -496,7 +499,7 @@ class Pooling(Layer):
         if method == pb.PoolingParameter.STOCHASTIC:
             return stochastic_pool(self, x, w)
         y, mask = max_pool(self, x, w)
-        return (y, mask) if len(self.param.top) == 2 else y
+        return (y, mask) if self.has_mask else y
 
 
 @register("SPP", "spp_param")
@@ -564,6 +567,18 @@ class Crop(Layer):
     no_gradient = (1,)
     in_place = False
 
+    def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
+        self.start = self.axis(self.param.crop_param.axis, len(bottoms[0]))
+        axes = range(self.start, len(bottoms[0]))
+        given = list(self.param.crop_param.offset) or [0]
+        if len(given) not in (1, len(axes)):
+            raise self.error(
+                f"offset is given {len(given)} times; give none, one, or one for each of the "
+                f"{len(axes)} cropped axes"
+            )
+        self.offsets = list(zip(axes, given * len(axes) if len(given) == 1 else given))
+        return ()
+
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         source, reference = bottoms
         if len(source) != len(reference):
@@ -571,29 +586,16 @@ class Crop(Layer):
                 f"{self.bottom_name(0)} {source} and {self.bottom_name(1)} {reference} must have "
                 "the same number of axes"
             )
-        for axis, offset in self._offsets(source).items():
+        for axis, offset in self.offsets:
             if reference[axis] + offset > source[axis]:
                 raise self.shape_error(
                     f"offset {offset} and size {reference[axis]} of {self.bottom_name(1)} exceed "
                     f"size {source[axis]} of {self.bottom_name(0)} on axis {axis}"
                 )
-        start = self.axis(self.param.crop_param.axis, len(source))
-        return [(*source[:start], *reference[start:])]
-
-    def _offsets(self, source: Shape) -> dict[int, int]:
-        param = self.param.crop_param
-        start = self.axis(param.axis, len(source))
-        axes = range(start, len(source))
-        given = list(param.offset) or [0]
-        if len(given) not in (1, len(axes)):
-            raise self.error(
-                f"offset is given {len(given)} times; give none, one, or one for each of the "
-                f"{len(axes)} cropped axes"
-            )
-        return dict(zip(axes, given * len(axes) if len(given) == 1 else given))
+        return [(*source[: self.start], *reference[self.start :])]
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
         y = bottoms[0]
-        for axis, offset in self._offsets(tuple(y.shape)).items():
+        for axis, offset in self.offsets:
             y = y.narrow(axis, offset, bottoms[1].shape[axis])
         return y.contiguous()
