@@ -22,7 +22,8 @@ from bench.rows import Row, alternate
 from converters.datasets.build import build
 from converters.datasets.registry import find_dataset
 from converters.datasets.source import Source
-from converters.datum import Batch, Buffer, decode_batch, encode_batch
+from converters.datum import Batch, decode_batch, encode_batch
+from converters.images import Buffer
 from converters.lmdb import RECORDS_PER_COMMIT, LmdbReader
 from converters.proto import caffe_pb2 as pb
 

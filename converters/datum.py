@@ -15,15 +15,13 @@ records, `converters.imageset` and `converters.datasets` make them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.errors import DataError, MissingExtraError
-
-Buffer: TypeAlias = bytes | bytearray | memoryview
-Pixels: TypeAlias = NDArray[np.uint8]
+from converters.errors import DataError
+from converters.images import Buffer, Pixels, decode, planes
 
 # Tag bytes: field number << 3 | wire type (0 varint, 2 length and bytes).
 CHANNELS, HEIGHT, WIDTH, DATA, LABEL, ENCODED = 0x08, 0x10, 0x18, 0x22, 0x28, 0x38
@@ -311,23 +309,9 @@ def decode_image(image: Buffer, color: bool | None = None) -> Pixels:
         DataError: the bytes are no image that OpenCV can read, or not 8 bits deep.
         MissingExtraError: OpenCV is not installed.
     """
-    try:
-        import cv2
-    except ImportError as error:
-        raise MissingExtraError("OpenCV", "images", "reading images") from error
-
-    flags = {None: cv2.IMREAD_UNCHANGED, True: cv2.IMREAD_COLOR, False: cv2.IMREAD_GRAYSCALE}
-    data = np.frombuffer(image, np.uint8)
-    pixels = cv2.imdecode(data, flags[color]) if data.size else None
+    pixels = decode(image, color)
     if pixels is None:
-        raise DataError(f"holds a compressed image that cannot be decoded ({data.size} bytes)")
+        raise DataError(f"holds a compressed image that cannot be decoded ({len(image)} bytes)")
     if pixels.dtype != np.uint8:
         raise DataError(f"holds an image of {pixels.dtype}, but 8 bits a channel are needed")
     return planes(pixels)
-
-
-def planes(pixels: NDArray[Any]) -> Pixels:
-    """OpenCV's (H, W) or (H, W, C) as Caffe's (C, H, W), contiguous."""
-    if pixels.ndim == 2:
-        return pixels[np.newaxis]
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.datum import describe, encode_datum, encode_image, planes
-from converters.errors import DataError, MissingExtraError
+from converters.datum import describe, encode_datum, encode_image
+from converters.errors import DataError
+from converters.images import decode, opencv, planes
 from converters.lmdb import create_lmdb
 from converters.progress import progress
 
@@ -150,20 +151,14 @@ def _read_all(
 def _read_image(path: str, label: int, settings: Settings) -> _Record | None:
     """One image as a record; None if there is no image at `path`."""
     try:
-        import cv2
-    except ImportError as error:
-        raise MissingExtraError("OpenCV", "images", "reading images") from error
-
-    try:
         content = Path(path).read_bytes()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name with a NUL byte
         return None
-    flag = cv2.IMREAD_GRAYSCALE if settings.gray else cv2.IMREAD_COLOR
-    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flag) if content else None
+    pixels = decode(content, not settings.gray)
     if pixels is None:
         return None
     if settings.resize is not None:
-        pixels = cv2.resize(pixels, (settings.resize.width, settings.resize.height))
+        pixels = opencv().resize(pixels, (settings.resize.width, settings.resize.height))
     image = planes(pixels)
     if not settings.encoded:
         return _Record(encode_datum(image, label, write_encoded=True), describe(image))
@@ -174,8 +169,7 @@ def _read_image(path: str, label: int, settings: Settings) -> _Record | None:
 
 
 def _compress(pixels: NDArray[Any], path: str) -> bytes:
-    import cv2
-
+    cv2 = opencv()
     suffix = Path(path).suffix.lower()
     try:
         done, buffer = cv2.imencode(suffix, pixels)

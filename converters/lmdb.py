@@ -22,9 +22,10 @@ from typing import Any, NamedTuple
 
 import lmdb
 
-from converters.datum import Batch, Buffer, RecordError, decode_batch
+from converters.datum import Batch, RecordError, decode_batch
 from converters.errors import DataError, OutputError
 from converters.files import written_beside
+from converters.images import Buffer
 
 DATA_FILE = "data.mdb"
 RECORDS_PER_COMMIT = 1000  # as Caffe's tools

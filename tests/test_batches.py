@@ -108,12 +108,17 @@ IMAGES = """layer { name: "d" type: "ImageData" top: "data" top: "label"
     rand_skip: 5 new_height: 14 new_width: 12 } }"""
 HDF5 = """layer { name: "d" type: "HDF5Data" top: "data" top: "label"
   hdf5_data_param { source: "list.txt" batch_size: 4 shuffle: true } }"""
+WINDOWS = """layer { name: "d" type: "WindowData" top: "data" top: "label"
+  transform_param { crop_size: 11 mirror: true mean_value: 100 }
+  window_data_param { source: "../../windows.txt" root_folder: "images/" batch_size: 40
+    context_pad: 2 crop_mode: "square" } }"""
 RANDOM = [
     (AUGMENTED, GOLDEN / "data" / "data_mean_value_crop"),
     (IMAGES, GOLDEN / "imageset"),
     (HDF5, GOLDEN / "data" / "data_hdf5"),
+    (WINDOWS, GOLDEN / "imageset"),
 ]
-TYPES = ["Data", "ImageData", "HDF5Data"]
+TYPES = ["Data", "ImageData", "HDF5Data", "WindowData"]
 
 
 def assert_same(one: Batches, other: Batches, count: int = 9) -> None:

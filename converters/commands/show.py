@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.datasets.registry import datasets
-from converters.datum import Pixels, decode_datum
-from converters.errors import DataError, MissingExtraError
+from converters.datum import decode_datum
+from converters.errors import DataError
 from converters.files import written_beside
+from converters.images import Pixels, opencv
 from converters.lmdb import LmdbReader, key_text
 from converters.prototxt import read_net
 from converters.transform import Transform
@@ -87,7 +88,7 @@ def contact_sheet(rows: dict[int, list[NDArray[Any]]], rgb: bool) -> Pixels:
 
     Values beyond bytes are spread over 0 … 255 together. `rgb` says the channels' order.
     """
-    cv2 = _opencv()
+    cv2 = opencv("drawing a contact sheet")
     flat = [image for images in rows.values() for image in images]
     low = min(float(image.min()) for image in flat)
     high = max(float(image.max()) for image in flat)
@@ -120,18 +121,10 @@ def _bgr(image: NDArray[Any], rgb: bool) -> Pixels:
 
 
 def _write_png(path: Path, sheet: Pixels) -> None:
-    cv2 = _opencv()
+    cv2 = opencv("drawing a contact sheet")
     _, data = cv2.imencode(".png", sheet)
     with written_beside(path) as partial:
         partial.write_bytes(bytes(data))
-
-
-def _opencv() -> Any:
-    try:
-        import cv2
-    except ImportError as error:
-        raise MissingExtraError("OpenCV", "images", "drawing a contact sheet") from error
-    return cv2
 
 
 def _names(rows: dict[int, list[NDArray[Any]]]) -> str:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from converters.datasets.means import CHANNEL_MEANS
 from converters.datasets.registry import BLOCK, Dataset, Images, Split
 from converters.datasets.source import Source
-from converters.datum import Buffer, Pixels, describe, encode_batch
+from converters.datum import describe, encode_batch
 from converters.errors import DataError, OutputError
+from converters.images import Buffer, Pixels
 from converters.lmdb import DATA_FILE, LmdbReader, LmdbWriter, check_target, create_lmdb
 from converters.mean import MeanImage, write_mean
 from converters.progress import progress

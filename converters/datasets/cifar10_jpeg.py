@@ -13,8 +13,9 @@ import numpy as np
 from converters.datasets.archives import members
 from converters.datasets.registry import BLOCK, Dataset, Images, Split, register
 from converters.datasets.source import Source
-from converters.datum import Pixels, decode_image
+from converters.datum import decode_image
 from converters.errors import DataError
+from converters.images import Pixels
 
 ARCHIVE = "cifar10-jpeg.tar.gz"
 SEED = 0

@@ -88,9 +88,21 @@ class ImageData(_FileSource):
 
 @register("WindowData", "window_data_param", TRANSFORM)
 class WindowData(_FileSource):
-    """Batches of image windows, foreground and background. Source: layers/window_data_layer.cpp."""
+    """Batches of image windows, background and foreground. Source: layers/window_data_layer.cpp."""
 
     tops = Count(2, 2)
+    ignored = {
+        "window_data_param.mean_file": "moved to transform_param in old files; not read",
+        "window_data_param.crop_size": "moved to transform_param in old files; not read",
+        "window_data_param.mirror": "moved to transform_param in old files; not read",
+        "transform_param.scale": "WindowData reads window_data_param.scale",
+        "transform_param.force_color": "windows are always read in colour",
+        "transform_param.force_gray": "windows are always read in colour",
+    }
+    differences = (
+        "an image that cannot be read, or a window outside its image, is an error; Caffe goes on "
+        "with a batch of zeros, or aborts"
+    )
 
 
 @register("HDF5Data", "hdf5_data_param")

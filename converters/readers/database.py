@@ -1,0 +1,79 @@
+"""Data: records of an LMDB (`converters.lmdb`), decoded by `converters.datum`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.datum import RecordError, decode_images
+from converters.errors import DataError
+from converters.images import Buffer
+from converters.lmdb import DATA_FILE, LmdbReader, key_text
+from converters.readers.reader import Reader, Shape, reads
+from converters.transform import Images
+
+
+@reads("Data")
+class DatabaseReader(Reader):
+    """Records of an LMDB in key order, wrapping around mid-batch. Source: layers/data_layer.cpp."""
+
+    def open(self) -> None:
+        param = self.param.data_param
+        self.batch_size = self.positive("batch_size", param.batch_size)
+        # A folder of that name without a database hides none beside the prototxt.
+        path = self.find(str(Path(param.source) / DATA_FILE)).parent
+        path = path if path.exists() else self.find(param.source)
+        if not path.exists():
+            raise self.fail(
+                f"database {param.source} does not exist: build it, or give input shapes"
+            )
+        try:
+            self.records = LmdbReader(path)
+        except DataError as error:
+            raise self.fail(str(error)) from error
+        self._sizes_differ = False
+        self.reopen()
+
+    def reopen(self) -> None:
+        if self.position >= len(self.records):
+            raise ValueError(f"record {self.position} of {len(self.records)}")
+        self._values = self.records.values(self.position)
+
+    def shapes(self) -> list[Shape]:
+        images, _ = self._decode_each([next(self.records.values())], 0)
+        shape = self.transform.shape(images[0].shape)
+        return [(self.batch_size, *shape), (self.batch_size,)][: len(self.param.top)]
+
+    def read(self) -> list[NDArray[np.float32]]:
+        records = list(islice(self._values, self.batch_size))
+        images, labels = self._decode(records)
+        data = self.transform(images, self.random(0))
+        self.position = (self.position + self.batch_size) % len(self.records)
+        return [data, labels.astype(np.float32)]
+
+    def _decode(self, records: Sequence[Buffer]) -> tuple[Images, NDArray[np.int32]]:
+        """Images (N, C, H, W) or, where crops make them alike, each of its size; labels (N,)."""
+        if not self._sizes_differ:
+            try:
+                return self.records.decode(records, self.position, self.transform.color)
+            except DataError:
+                if not self.transform.param.crop_size:
+                    raise
+                self._sizes_differ = True
+        return self._decode_each(records, self.position)
+
+    def _decode_each(
+        self, records: Sequence[Buffer], position: int
+    ) -> tuple[list[NDArray[Any]], NDArray[np.int32]]:
+        try:
+            return decode_images(records, self.transform.color)
+        except RecordError as error:
+            key = self.records.keys[(position + error.index) % len(self.records)]
+            raise DataError(
+                f"{self.records.path}: record {key_text(key)!r} {error.reason}"
+            ) from error

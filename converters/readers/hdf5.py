@@ -1,0 +1,104 @@
+"""HDF5Data: rows of datasets in HDF5 files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.errors import MissingExtraError
+from converters.readers.reader import Reader, Shape, reads
+
+
+@reads("HDF5Data")
+class Hdf5Reader(Reader):
+    """Rows of the datasets named like the tops, file after file. Source: hdf5_data_layer.cpp."""
+
+    def open(self) -> None:
+        param = self.param.hdf5_data_param
+        self.batch_size = self.positive("batch_size", param.batch_size)
+        if self.param.HasField("transform_param"):
+            raise self.fail("takes no transform_param")
+        path = self.find(param.source)
+        try:
+            names = path.read_text().split()
+        except (OSError, UnicodeDecodeError) as error:
+            raise self.fail(f"list {param.source} cannot be read: {error}") from error
+        if not names:
+            raise self.fail(f"list {param.source} is empty")
+        beside = path.parent
+        self.files = [p if (p := self.find(name)).exists() else beside / name for name in names]
+        # Rows read so far are in `position`; the file's place in its order is `file`.
+        self.file = 0
+        self._loaded: Path | None = None
+        self._reorder()
+
+    def _reorder(self) -> None:
+        count = len(self.files)
+        shuffled = self.param.hdf5_data_param.shuffle
+        self._file_order = self.random(1).permutation(count) if shuffled else np.arange(count)
+        self._load()
+
+    def _load(self) -> None:
+        try:
+            import h5py
+        except ImportError as error:
+            raise MissingExtraError("h5py", "hdf5", "HDF5Data") from error
+        path = self.files[self._file_order[self.file]]
+        if path != self._loaded:
+            try:
+                with h5py.File(path, "r") as file:
+                    self.rows = [np.asarray(file[top], np.float32) for top in self.param.top]
+            except (OSError, KeyError, ValueError) as error:
+                raise self.fail(
+                    f"{path}: {error}; it needs datasets {list(self.param.top)}"
+                ) from error
+            self._loaded = path
+        counts = [len(rows) if rows.ndim else 0 for rows in self.rows]
+        if len(set(counts)) != 1 or not counts[0]:
+            raise self.fail(f"{path}: datasets {list(self.param.top)} have {counts} rows")
+        shuffled = self.param.hdf5_data_param.shuffle
+        number = self.epoch * len(self.files) + self.file
+        generator = np.random.default_rng((self.seed, 2, number))
+        self._row_order = generator.permutation(counts[0]) if shuffled else np.arange(counts[0])
+
+    def shapes(self) -> list[Shape]:
+        return [(self.batch_size, *rows.shape[1:]) for rows in self.rows]
+
+    def read(self) -> list[NDArray[np.float32]]:
+        picked: list[list[NDArray[np.float32]]] = [[] for _ in self.rows]
+        for _ in range(self.batch_size):
+            if self.position == len(self._row_order):
+                self._next_file()
+            for rows, chosen in zip(self.rows, picked):
+                chosen.append(rows[self._row_order[self.position]])
+            self.position += 1
+        try:
+            return [np.stack(chosen) for chosen in picked]
+        except ValueError as error:
+            raise self.fail(f"the files' datasets have different shapes: {error}") from error
+
+    def _next_file(self) -> None:
+        self.position, self.file = 0, self.file + 1
+        if self.file == len(self.files):
+            self.file, self.epoch = 0, self.epoch + 1
+            self._reorder()
+        else:
+            self._load()
+
+    def state(self) -> dict[str, int]:
+        return {**super().state(), "file": self.file}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.file = int(state["file"])
+        super().restore(state)
+
+    def reopen(self) -> None:
+        if self.file >= len(self.files):
+            raise ValueError(f"file {self.file} of {len(self.files)}")
+        self._reorder()
+        if self.position > len(self._row_order):
+            raise ValueError(f"row {self.position} of {len(self._row_order)}")

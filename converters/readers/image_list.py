@@ -1,0 +1,95 @@
+"""ImageData: image files named by a list; and what it shares with `window`, the files."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.images import decode, opencv, planes
+from converters.readers.reader import Reader, Shape, reads
+
+
+class ImageFileReader(Reader):
+    """A reader of image files, whose names start with the layer's `root_folder` as it stands."""
+
+    def content(self, name: str) -> bytes:
+        """The bytes of an image file."""
+        path = self.find(name)
+        try:
+            return path.read_bytes()
+        except (OSError, ValueError) as error:  # ValueError: a name with a NUL byte
+            raise self.fail(f"image {path} cannot be read: {error}") from error
+
+    def decode(self, name: str, content: bytes, color: bool) -> NDArray[np.uint8]:
+        """The pixels (H, W, 3) BGR or (H, W) of an image file's bytes."""
+        pixels = decode(content, color)
+        if pixels is None:
+            raise self.fail(f"image {self.find(name)} cannot be decoded")
+        return pixels
+
+
+@reads("ImageData")
+class ImageListReader(ImageFileReader):
+    """Images named in a list of `NAME LABEL` lines. Source: layers/image_data_layer.cpp."""
+
+    def open(self) -> None:
+        param = self.param.image_data_param
+        self.batch_size = self.positive("batch_size", param.batch_size)
+        if (param.new_height == 0) != (param.new_width == 0):
+            raise self.fail("give both new_height and new_width, or neither")
+        path = self.find(param.source)
+        try:
+            lines = path.read_text().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise self.fail(f"list {param.source} cannot be read: {error}") from error
+        self.lines = [self._parse(line) for line in lines if line.strip()]
+        if not self.lines:
+            raise self.fail(f"list {param.source} is empty")
+        if param.rand_skip:
+            self.position = int(np.random.default_rng(self.seed).integers(param.rand_skip))
+            if self.position >= len(self.lines):
+                raise self.fail(
+                    f"rand_skip {param.rand_skip} may skip all {len(self.lines)} lines of "
+                    f"{param.source}"
+                )
+        self.reopen()
+
+    def _parse(self, line: str) -> tuple[str, int]:
+        name, _, label = line.strip().rpartition(" ")
+        try:
+            return name, int(label)
+        except ValueError as error:
+            raise self.fail(f"line {line!r} of the list is not `NAME LABEL`") from error
+
+    def reopen(self) -> None:
+        count = len(self.lines)
+        if self.position >= count:
+            raise ValueError(f"line {self.position} of {count}")
+        shuffled = self.param.image_data_param.shuffle
+        self._order = self.random(1).permutation(count) if shuffled else np.arange(count)
+
+    def shapes(self) -> list[Shape]:
+        image = self._image(self.lines[self._order[self.position]][0])
+        return [(self.batch_size, *self.transform.shape(image.shape)), (self.batch_size,)]
+
+    def _image(self, name: str) -> NDArray[np.uint8]:
+        param = self.param.image_data_param
+        path = param.root_folder + name
+        pixels = self.decode(path, self.content(path), param.is_color)
+        if param.new_height:
+            pixels = opencv().resize(pixels, (param.new_width, param.new_height))
+        return planes(pixels)
+
+    def read(self) -> list[NDArray[np.float32]]:
+        images, labels = [], []
+        for _ in range(self.batch_size):
+            name, label = self.lines[self._order[self.position]]
+            images.append(self._image(name))
+            labels.append(label)
+            self.position += 1
+            if self.position == len(self.lines):
+                self.position, self.epoch = 0, self.epoch + 1
+                self.reopen()
+        if not self.transform.param.crop_size and len({image.shape for image in images}) > 1:
+            raise self.fail("images of different sizes need new_height and new_width, or crop_size")
+        return [self.transform(images, self.random(0)), np.array(labels, np.float32)]

@@ -1,0 +1,136 @@
+"""What a reader is, and the registry of readers by layer type.
+
+A reader has the shapes of its layer's tops and yields batches as arrays. Its whole position is a
+few integers: every random choice is drawn from (seed, epoch or batch number), so a restored reader
+goes on exactly.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.errors import CaffeError, DataError
+from converters.proto import caffe_pb2 as pb
+from converters.transform import Transform
+
+Arrays = dict[str, NDArray[np.float32]]
+Shape = tuple[int, ...]
+
+
+class Reader:
+    """The source of one data layer's tops."""
+
+    ahead = True
+    """Whether a batch may be read before it is asked for."""
+
+    def __init__(
+        self, param: pb.LayerParameter, phase: str, source: str, folder: str, seed: int | None
+    ) -> None:
+        self.param = param
+        self.source = source
+        self.folder = folder
+        self.seed = secrets.randbits(32) if seed is None else seed
+        self.position = 0
+        self.epoch = 0
+        self.batch = 0
+        self.transform = Transform(param.transform_param, phase, self.fail, self.find)
+        self.open()
+
+    def open(self) -> None:
+        """Open the files and set `batch_size`."""
+        raise NotImplementedError
+
+    def shapes(self) -> list[Shape]:
+        """The shapes of the layer's tops."""
+        raise NotImplementedError
+
+    def read(self) -> list[NDArray[np.float32]]:
+        """The next batch, an array a top."""
+        raise NotImplementedError
+
+    def next(self) -> Arrays:
+        """The next batch by top name."""
+        arrays = self.read()
+        self.batch += 1
+        return dict(zip(self.param.top, arrays))
+
+    def state(self) -> dict[str, int]:
+        """Everything that decides the next batch."""
+        return {
+            "position": self.position,
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "seed": self.seed,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken.
+
+        Raises:
+            KeyError, ValueError: a part is missing, or lies behind the data's end.
+        """
+        self.position, self.epoch = int(state["position"]), int(state["epoch"])
+        self.batch, self.seed = int(state["batch"]), int(state["seed"])
+        self.reopen()
+
+    def reopen(self) -> None:
+        """Called after the position was set from outside."""
+
+    def fail(self, message: str) -> CaffeError:
+        """An error about this layer."""
+        return DataError(f'{self.source}: layer "{self.param.name}" ({self.param.type}): {message}')
+
+    def find(self, path: str) -> Path:
+        """A path of the prototxt: from the working directory, then from the prototxt's folder."""
+        direct = Path(path)
+        beside = Path(self.folder) / path
+        return beside if not direct.exists() and beside.exists() else direct
+
+    def random(self, purpose: int) -> np.random.Generator:
+        """The generator of this batch (purpose 0) or this epoch (1)."""
+        number = self.epoch if purpose else self.batch
+        return np.random.default_rng((self.seed, purpose, number))
+
+    def positive(self, name: str, value: int) -> int:
+        """`value` if positive; otherwise the layer's error."""
+        if value < 1:
+            raise self.fail(f"{name} {value} must be positive")
+        return value
+
+
+ReaderClass = TypeVar("ReaderClass", bound=type[Reader])
+READERS: dict[str, type[Reader]] = {}
+
+
+def reads(type_name: str) -> Callable[[ReaderClass], ReaderClass]:
+    """Register a reader class for a layer type; raises ValueError if there is one already."""
+
+    def add(cls: ReaderClass) -> ReaderClass:
+        if type_name in READERS:
+            raise ValueError(f"two readers for layer type {type_name}")
+        READERS[type_name] = cls
+        return cls
+
+    return add
+
+
+def open_reader(
+    param: pb.LayerParameter, phase: str, source: str, folder: str, seed: int | None = None
+) -> Reader:
+    """The reader of a data layer; `source` names the prototxt in errors, `folder` is its folder.
+
+    Raises:
+        DataError: the layer's files are absent or damaged, or its fields do not fit them.
+    """
+    if param.type not in READERS:
+        raise DataError(
+            f'{source}: layer "{param.name}": {param.type} reads no files; '
+            f"give its tops ({', '.join(param.top)}) as inputs"
+        )
+    return READERS[param.type](param, phase, source, folder, seed)
