@@ -171,6 +171,8 @@ def create_lmdb(
             writer.finish()
         finally:
             writer.close()
+        # Another build may have been faster.
+        check_target(final, force)
         if replaced:
             # It describes the readers of the old file.
             (final / "lock.mdb").unlink(missing_ok=True)

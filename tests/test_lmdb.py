@@ -196,8 +196,9 @@ def test_a_full_disk_is_reported(tmp_path: Path) -> None:
 
 
 def test_kill_leaves_nothing_or_the_whole(tmp_path: Path) -> None:
+    """And the next build of the same name removes what the killed one had begun."""
     rng = random.Random(0)
-    outcomes = set()
+    outcomes, begun_ones = set(), 0
     took = 0.3
     for attempt in range(8):
         path = tmp_path / f"db{attempt}"
@@ -219,7 +220,42 @@ def test_kill_leaves_nothing_or_the_whole(tmp_path: Path) -> None:
         if path.exists():
             with LmdbReader(path) as reader:
                 assert len(list(reader)) == 20_000
+        begun_ones += len(list(tmp_path.rglob("*.partial")))
+        with create_lmdb(path, force=True) as writer:
+            writer.put(b"0", b"whole")
+        assert not list(tmp_path.rglob("*.partial"))
     assert outcomes == {True, False}
+    assert begun_ones > 0
+
+
+def test_a_build_leaves_another_one_alone(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    with create_lmdb(path) as first:
+        first.put(b"0", b"first")
+        script = f"""
+from converters.lmdb import create_lmdb
+with create_lmdb({str(path)!r}) as second:
+    second.put(b"0", b"second")
+"""
+        subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
+        path.rename(tmp_path / "other")
+    for name, value in (("db", b"first"), ("other", b"second")):
+        with LmdbReader(tmp_path / name) as reader:
+            assert [bytes(record) for _, record in reader] == [value]
+    assert sorted(os.listdir(tmp_path)) == ["db", "other"]
+
+
+def test_two_builds_of_one_name_end_with_the_first(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OutputError, match=r"db: exists; --force replaces it"),
+        create_lmdb(tmp_path / "db") as slow,
+    ):
+        slow.put(b"0", b"slow")
+        with create_lmdb(tmp_path / "db") as fast:
+            fast.put(b"0", b"fast")
+    with LmdbReader(tmp_path / "db") as reader:
+        assert [bytes(record) for _, record in reader] == [b"fast"]
+    assert os.listdir(tmp_path) == ["db"]
 
 
 # ---------------------------------------------------------------- reading
