@@ -53,7 +53,7 @@ class Datum(NamedTuple):
         values: NDArray[Any] = np.frombuffer(self.data, np.uint8)
         if not len(self.data) and self.float_data is not None:
             values = self.float_data
-        if values.size != self.channels * self.height * self.width or min(shape) < 0:
+        if values.size != self.channels * self.height * self.width or min(shape) < 1:
             raise DataError(
                 f"holds {values.size} values, but channels × height × width is "
                 f"{self.channels} × {self.height} × {self.width}"

@@ -36,6 +36,7 @@ _ARCHIVES = {
 # idx, big-endian: two zero bytes, the type (8: unsigned byte), the number of dimensions, then each
 # dimension as u32, then the values.
 _UBYTE = 0x0800
+_MOST_PIXELS = 1 << 20  # of an image; what announces more is no set of this kind
 
 
 def _read(source: Source, split: Split, chosen: str) -> Iterator[Images]:
@@ -46,6 +47,8 @@ def _read(source: Source, split: Split, chosen: str) -> Iterator[Images]:
         with _open(paths[0]) as images, _open(paths[1]) as labels:
             count, height, width = _dimensions(images, paths[0], 3)
             (label_count,) = _dimensions(labels, paths[1], 1)
+            if not 0 < height * width <= _MOST_PIXELS:
+                raise DataError(f"{paths[0]}: images of {height}×{width}, expected 28×28")
             if count != label_count:
                 raise DataError(f"{paths[1]}: {label_count} labels for {count} images")
             for start in range(0, count, BLOCK):
