@@ -264,6 +264,51 @@ def test_svhn_is_not_loaded_whole(tmp_path: Path) -> None:
     assert added < 25_000  # KiB
 
 
+BUILD = """
+import sys
+from pathlib import Path
+import numpy as np
+from converters.datasets.build import build
+from converters.datasets.registry import Dataset, Images
+from converters.datasets.source import Source
+
+def peak():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+
+pixels = np.random.RandomState(0).randint(0, 256, (1000, 3, 32, 32)).astype(np.uint8)
+
+def read(source, split, chosen):
+    for _ in range(60 if split == "train" else 1):
+        yield Images(pixels.copy(), np.arange(1000) % 10)
+
+out = Path(sys.argv[1])
+before = peak()
+build(Dataset("large", "", read, {"train": 60_000, "test": 1000}), Source(out, out), out)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_memory_stays_flat_while_writing(tmp_path: Path) -> None:
+    """60,000 records, 185 MB: what building adds to the peak is a few blocks of them."""
+    run = subprocess.run(
+        [sys.executable, "-c", BUILD, tmp_path],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+    )
+    assert (tmp_path / "large_train" / "data.mdb").stat().st_size > 185_000_000
+    assert int(run.stdout) < 40_000  # KiB
+
+
+def test_a_foreign_archive_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_cifar10(tmp_path / "cifar-10-binary.tar.gz")
+    assert lmdb_command("cifar10_plus", "--source", tmp_path, "--out", tmp_path / "out") == 0
+    assert capsys.readouterr().err.count("is not the official file") == 1
+
+
 def test_digits(tmp_path: Path) -> None:
     sklearn = pytest.importorskip("sklearn.datasets")
     assert lmdb_command("digits", "--out", tmp_path) == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ class Source:
 
     local: Path | None
     downloads: Path
+    _checked: set[Path] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def find(self, archive: Archive, instead: Iterable[str] = ()) -> Path:
         """The path of `archive`, or of one of the names that may stand `instead` of it.
@@ -41,7 +42,9 @@ class Source:
         if self.local is None:
             return download(archive, self.downloads)
         path = self.local_path((archive.file, *instead))
-        if path.is_file() and path.name in (archive.file, archive.file.removesuffix(".gz")):
+        names = (archive.file, archive.file.removesuffix(".gz"))
+        if path.is_file() and path.name in names and path not in self._checked:
+            self._checked.add(path)  # once: both splits may be in one archive
             found = digest(path, archive.unpacked)
             if found != archive.md5:
                 print(
