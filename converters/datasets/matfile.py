@@ -168,6 +168,14 @@ def variables(path: Path) -> dict[str, Variable]:
                 file.seek(start)
                 header = _read_header(_Stream(path, file, end - start, compressed), order)
                 if header and not header.complex and header.values.kind in _NUMBERS:
+                    dtype = np.dtype(order + _NUMBERS[header.values.kind])
+                    if min(header.shape, default=-1) < 0 or header.values.size != (
+                        prod(header.shape) * dtype.itemsize
+                    ):
+                        raise DataError(
+                            f"{path}: damaged: {header.values.size} bytes of {dtype} for "
+                            f"{header.name} of shape {header.shape}"
+                        )
                     found[header.name] = Variable(
                         path,
                         start,
@@ -176,7 +184,7 @@ def variables(path: Path) -> dict[str, Variable]:
                         order,
                         header.name,
                         header.shape,
-                        np.dtype(order + _NUMBERS[header.values.kind]),
+                        dtype,
                         header.values.data,
                     )
                 file.seek(end)
