@@ -54,9 +54,9 @@ def _images(path: Path) -> Iterator[Images]:
 
 def _labels(path: Path, variable: Variable) -> NDArray[np.uint8]:
     values = variable.array().ravel()
-    if values.size and not 1 <= values.min() <= values.max() <= 10 or (values % 1).any():
+    if not np.isin(values, range(1, 11)).all():
         raise DataError(
-            f"{path}: labels from {values.min()} to {values.max()}, expected whole ones, 1 to 10 (10 is 0)"
+            f"{path}: labels from {values.min()} to {values.max()}, expected 1 to 10 (10 is 0)"
         )
     return (values % 10).astype(np.uint8)
 
