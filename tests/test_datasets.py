@@ -77,6 +77,12 @@ def assert_equal(found: Written, expected: Written) -> None:
     assert found.labels.tolist() == expected.labels.tolist()
 
 
+def identities(folder: Path) -> dict[Path, tuple[int, int, int]]:
+    """What tells whether a file was written again (not st_atime: reading moves it)."""
+    found = {path: path.stat() for path in folder.rglob("*")}
+    return {path: (one.st_ino, one.st_size, one.st_mtime_ns) for path, one in found.items()}
+
+
 # ---------------------------------------------------------------- official formats, tiny
 
 
@@ -197,10 +203,10 @@ def test_cifar10_plus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert_equal(stored(out / "cifar10_test"), test)
     assert read_mean(out / "cifar10_plus_mean.binaryproto").shape == (3, 32, 32)
     # The plain set's test database is shared: the second build keeps the first one's.
-    before = (out / "cifar10_test" / "data.mdb").stat()
+    before = identities(out / "cifar10_test")
     assert lmdb_command("cifar10", *source) == 0
     assert "cifar10_test: 9 records of 3×32×32 (kept: it was there)" in capsys.readouterr().out
-    assert (out / "cifar10_test" / "data.mdb").stat() == before
+    assert identities(out / "cifar10_test") == before
     assert_equal(stored(out / "cifar10_train"), train)
 
 
@@ -424,12 +430,6 @@ def test_cifar10_jpeg_means_are_the_tables(tmp_path: Path, cifar10_jpeg_file: Pa
 
 
 # ---------------------------------------------------------------- bad input
-
-
-def identities(folder: Path) -> dict[Path, tuple[int, int, int]]:
-    """What tells whether a file was written again (not st_atime: reading moves it)."""
-    found = {path: path.stat() for path in folder.rglob("*")}
-    return {path: (one.st_ino, one.st_size, one.st_mtime_ns) for path, one in found.items()}
 
 
 def test_an_existing_database_is_kept_whole(
