@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,9 @@ from converters.images import decode, opencv, planes
 from converters.lmdb import create_lmdb
 from converters.progress import progress
 
-_READ_AHEAD = 256  # images decoded by the threads before they are written
+# Images that a thread decodes at once, as handing over small ones singly takes longer than decoding
+# them; and such tasks before their records are written.
+_TASK, _TASKS = 8, 8
 
 
 class ImageList(NamedTuple):
@@ -140,18 +143,23 @@ def _read_all(
 ) -> Iterator[_Record | None]:
     """The records in `order`; OpenCV decodes outside Python's lock, so threads help."""
 
-    def read(row: int) -> _Record | None:
-        return _read_image(f"{folder}/{_text(images.names[row])}", images.labels[row], settings)
+    def read(start: int) -> list[_Record | None]:
+        return [
+            _read_image(f"{folder}/{_text(images.names[row])}", images.labels[row], settings)
+            for row in order[start : start + _TASK]
+        ]
 
     with ThreadPoolExecutor() as pool:
-        for start in range(0, len(order), _READ_AHEAD):
-            yield from pool.map(read, order[start : start + _READ_AHEAD])
+        for start in range(0, len(order), _TASK * _TASKS):
+            tasks = range(start, min(start + _TASK * _TASKS, len(order)), _TASK)
+            yield from chain.from_iterable(pool.map(read, tasks))
 
 
 def _read_image(path: str, label: int, settings: Settings) -> _Record | None:
     """One image as a record; None if there is no image at `path`."""
     try:
-        content = Path(path).read_bytes()
+        with open(path, "rb") as file:
+            content = file.read()
     except (OSError, ValueError):  # ValueError: a name with a NUL byte
         return None
     pixels = decode(content, not settings.gray)
