@@ -22,14 +22,10 @@ class Hdf5Reader(Reader):
         self.batch_size = self.positive("batch_size", param.batch_size)
         if self.param.HasField("transform_param"):
             raise self.fail("takes no transform_param")
-        path = self.find(param.source)
-        try:
-            names = path.read_text().split()
-        except (OSError, UnicodeDecodeError) as error:
-            raise self.fail(f"list {param.source} cannot be read: {error}") from error
+        names = self.list_text(param.source).split()
         if not names:
             raise self.fail(f"list {param.source} is empty")
-        beside = path.parent
+        beside = self.find(param.source).parent
         self.files = [p if (p := self.find(name)).exists() else beside / name for name in names]
         # Rows read so far are in `position`; the file's place in its order is `file`.
         self.file = 0

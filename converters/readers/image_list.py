@@ -37,11 +37,7 @@ class ImageListReader(ImageFileReader):
         self.batch_size = self.positive("batch_size", param.batch_size)
         if (param.new_height == 0) != (param.new_width == 0):
             raise self.fail("give both new_height and new_width, or neither")
-        path = self.find(param.source)
-        try:
-            lines = path.read_text().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise self.fail(f"list {param.source} cannot be read: {error}") from error
+        lines = self.list_text(param.source).splitlines()
         self.lines = [self._parse(line) for line in lines if line.strip()]
         if not self.lines:
             raise self.fail(f"list {param.source} is empty")

@@ -92,6 +92,13 @@ class Reader:
         beside = Path(self.folder) / path
         return beside if not direct.exists() and beside.exists() else direct
 
+    def list_text(self, source: str) -> str:
+        """The text of a list of files."""
+        try:
+            return self.find(source).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise self.fail(f"list {source} cannot be read: {error}") from error
+
     def random(self, purpose: int) -> np.random.Generator:
         """The generator of this batch (purpose 0) or this epoch (1)."""
         number = self.epoch if purpose else self.batch
