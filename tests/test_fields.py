@@ -723,6 +723,123 @@ def list_gray(folder: Path) -> None:
     assert np.abs(data[0, 0] - wanted).max() <= 1
 
 
+def write_windows(folder: Path, box: str = "1 1 4 4", other: str = "0 0 3 3") -> None:
+    """One image with a foreground window of class 7 and a background window."""
+    write_pngs(folder, images_of(1))
+    text = f"# 0\n0.png\n3 6 6\n2\n1 0.2 {other}\n7 0.6 {box}\n"
+    (folder / "windows.txt").write_text(text)
+
+
+def window_settings(options: str = "", transform: str = "crop_size: 4") -> str:
+    return (
+        f'window_data_param {{ source: "windows.txt" batch_size: 8 {options} }} '
+        f"transform_param {{ {transform} }}"
+    )
+
+
+def windows_of(
+    folder: Path, options: str = "", transform: str = "crop_size: 4"
+) -> dict[str, Array]:
+    """The first batch of 8 windows of `write_windows`, two of them foreground by default."""
+    write_windows(folder)
+    return open_layer("WindowData", window_settings(options, transform), folder).next()
+
+
+def region(image: Array, first: int, last: int) -> Array:
+    return image[:, first : last + 1, first : last + 1].astype(np.float32)
+
+
+@shows("WindowData", "window_data_param.source", "window_data_param.batch_size")
+def window_source(folder: Path) -> None:
+    """Background first, with label 0; windows of the crop's size are taken as they are."""
+    batch = windows_of(folder)
+    (image,) = images_of(1)
+    np.testing.assert_array_equal(batch["label"], [0] * 6 + [7] * 2)
+    np.testing.assert_array_equal(
+        batch["data"], [region(image, 0, 3)] * 6 + [region(image, 1, 4)] * 2
+    )
+
+
+@shows("WindowData", "window_data_param.fg_fraction")
+def window_fraction(folder: Path) -> None:
+    labels = windows_of(folder, "fg_fraction: 0.7")["label"]
+    np.testing.assert_array_equal(labels, [0] * 3 + [7] * 5)
+
+
+@shows("WindowData", "window_data_param.fg_threshold", "window_data_param.bg_threshold")
+def window_thresholds(folder: Path) -> None:
+    """Between the two a window is neither; then one kind is missing."""
+    windows_of(folder, "fg_threshold: 0.6 bg_threshold: 0.3")
+    for options in ("fg_threshold: 0.61", "bg_threshold: 0.2"):
+        with pytest.raises(CaffeError, match=r"(has|and) 0 (fore|back)ground windows"):
+            windows_of(folder, options)
+
+
+@shows("WindowData", "window_data_param.root_folder")
+def window_root(folder: Path) -> None:
+    found = windows_of(folder)
+    (folder / "below").mkdir()
+    (folder / "0.png").rename(folder / "below" / "0.png")
+    text = window_settings('root_folder: "below/"')
+    batch = open_layer("WindowData", text, folder).next()
+    np.testing.assert_array_equal(batch["data"], found["data"])
+
+
+@shows("WindowData", "window_data_param.cache_images")
+def window_cache(folder: Path) -> None:
+    """Files that were read once are not needed again."""
+    write_windows(folder)
+    kept, read = (
+        open_layer("WindowData", window_settings(f"cache_images: {value}"), folder)
+        for value in ("true", "false")
+    )
+    kept.next()
+    read.next()
+    (folder / "0.png").unlink()
+    kept.next()
+    with pytest.raises(CaffeError, match="cannot be read"):
+        read.next()
+
+
+@shows("WindowData", "window_data_param.context_pad", "window_data_param.crop_mode")
+def window_context(folder: Path) -> None:
+    """The region grows about its centre, 3; both its ends are taken.
+
+    With a pixel of context around 2×2: 1 · 5 / 3 to each side, rounded. Square: 2 to each side.
+    """
+    for box, options in (("2 2 3 3", "context_pad: 1"), ("1 2 4 3", 'crop_mode: "square"')):
+        write_windows(folder, box)
+        settings = window_settings(options, "crop_size: 5")
+        found = open_layer("WindowData", settings, folder).next()["data"][-1]
+        np.testing.assert_array_equal(found, region(images_of(1)[0], 1, 5))
+
+
+@shows("WindowData", "window_data_param.scale", "transform_param.mean_value")
+def window_values(folder: Path) -> None:
+    transform = "crop_size: 4 mean_value: 1 mean_value: 20 mean_value: 3.5"
+    found = windows_of(folder, "scale: 0.5", transform)["data"][-1]
+    means = np.array([1, 20, 3.5], np.float32).reshape(3, 1, 1)
+    np.testing.assert_array_equal(found, (region(images_of(1)[0], 1, 4) - means) * 0.5)
+
+
+@shows("WindowData", "transform_param.mean_file", "transform_param.crop_size")
+def window_mean(folder: Path) -> None:
+    """The mean is that of the mean image's middle, wherever the window lay."""
+    mean = images_of(1, (3, 8, 8))[0].astype(np.float32) / 3
+    write_mean(folder / "mean.binaryproto", mean)
+    found = windows_of(folder, "", 'crop_size: 4 mean_file: "mean.binaryproto"')["data"][-1]
+    np.testing.assert_array_equal(found, region(images_of(1)[0], 1, 4) - mean[:, 2:6, 2:6])
+
+
+@shows("WindowData", "transform_param.mirror")
+def window_mirror(folder: Path) -> None:
+    data = windows_of(folder, "fg_fraction: 1", "crop_size: 4 mirror: true")["data"]
+    plain = region(images_of(1)[0], 1, 4)
+    flips = [np.array_equal(window, plain[:, :, ::-1]) for window in data]
+    assert any(flips) and not all(flips)
+    assert all(np.array_equal(window, plain) for window, flip in zip(data, flips) if not flip)
+
+
 MEMORY_FIELDS = [f"memory_data_param.{n}" for n in ("batch_size", "channels", "height", "width")]
 
 
@@ -838,6 +955,14 @@ def check_no_effect(kind: str, path: str, folder: Path) -> None:
         tops, _ = run_row(row, folder)
         np.testing.assert_array_equal(build(net, folder)(feed)["t0"].numpy(), tops[0])
         return
+    if kind == "WindowData":
+        plain = windows_of(folder)["data"]
+        layer = f'layer {{ name: "l" type: "{kind}" top: "data" top: "label" {window_settings()} }}'
+        net = parse_net(layer, "net.prototxt")
+        change(net)
+        reader = open_reader(net.layer[0], "TEST", str(folder / "n"), str(folder), seed=1)
+        np.testing.assert_array_equal(reader.next()["data"], plain)
+        return
     images = np.stack(images_of(8))
     SOURCES[kind].write(folder, list(images))
     settings = SOURCES[kind].settings(8).replace("height: 4 width: 4", "height: 6 width: 6")
@@ -924,8 +1049,6 @@ def test_what_is_refused_raises(key: Field, tmp_path: Path) -> None:
 
 def walk() -> Iterator[Field]:
     for name, layer in LAYERS.items():
-        if name == "WindowData":
-            continue  # its files are not read yet
         for path in field_paths(layer):
             yield name, path
 
