@@ -62,7 +62,7 @@ demo: $(READY)  ## train a small GM-Net on handwritten digits, without any downl
 	@$(BIN)/python -m gmnet_pt.demo runs/$(DEMO)/train.jsonl
 	@echo "Data: lmdb/digits_train, lmdb/digits_test; net and solver: prototxt/$(DEMO)"
 
-test: $(READY)  ## run the tests: ARGS='--mnist DIR --cifar10-jpeg FILE' adds those on real data
+test: $(READY)  ## run the tests: ARGS='--mnist=DIR --cifar10-jpeg=FILE' adds those on real data
 	@$(BIN)/python -m pytest $(ARGS)
 
 lint: $(READY)  ## ruff and mypy

@@ -18,7 +18,10 @@ settings.load_profile("tests")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Where real data lies; the tests on it are skipped without."""
+    """Where real data lies; the tests on it are skipped without.
+
+    Write `--mnist=DIR`: pytest takes a DIR after a space for a folder of tests.
+    """
     parser.addoption("--mnist", metavar="DIR", type=Path, help="folder of MNIST's four archives")
     parser.addoption(
         "--cifar10-jpeg", metavar="FILE", type=Path, help="CIFAR-10 as JPEG files, a .tar.gz"

@@ -52,12 +52,12 @@ def made_by(write: Callable[[Path], object]) -> Callable[[Path], bytes]:
     return make
 
 
-def read_set(name: str) -> Callable[[Path], object]:
+def read_set(name: str, chosen: str = "") -> Callable[[Path], object]:
     """Read a set's training images from the folder of a file."""
 
     def read(path: Path) -> object:
         dataset = find_dataset(name)
-        return list(dataset.read(Source(path.parent, path.parent), "train", ""))
+        return list(dataset.read(Source(path.parent, path.parent), "train", chosen))
 
     return read
 
@@ -98,11 +98,6 @@ def mat(path: Path, pack: bool = False) -> bytes:
         packed = zlib.compress(whole)
         parts.append(struct.pack("<II", 15, len(packed)) + packed if pack else whole)
     return b"".join(parts)
-
-
-def read_mat(path: Path) -> object:
-    dataset = find_dataset("svhn")
-    return list(dataset.read(Source(path, path.parent), "train", "yes"))
 
 
 def read_layer(kind: str, fields: str) -> Callable[[Path], object]:
@@ -163,8 +158,10 @@ FORMATS = {
     "cifar .tar": Format(
         "cifar-10-binary.tar.gz", lambda path: gzip.decompress(tar(path)), read_set("cifar10")
     ),
-    "mat": Format("train_32x32.mat", mat, read_mat),
-    "packed mat": Format("train_32x32.mat", lambda path: mat(path, pack=True), read_mat),
+    "mat": Format("train_32x32.mat", mat, read_set("svhn", "yes")),
+    "packed mat": Format(
+        "train_32x32.mat", lambda path: mat(path, pack=True), read_set("svhn", "yes")
+    ),
     "mean": Format(
         "mean", made_by(lambda path: write_mean(path, np.ones((3, 4, 5), np.float32))), read_mean
     ),
