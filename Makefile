@@ -62,8 +62,9 @@ demo: $(READY)  ## train a small GM-Net on handwritten digits, without any downl
 	@$(BIN)/python -m gmnet_pt.demo runs/$(DEMO)/train.jsonl
 	@echo "Data: lmdb/digits_train, lmdb/digits_test; net and solver: prototxt/$(DEMO)"
 
-test: $(READY)  ## run the tests: ARGS='--mnist=DIR --cifar10-jpeg=FILE' adds those on real data
-	@$(BIN)/python -m pytest $(ARGS)
+# pytest takes DIR in `--mnist DIR` for a folder of tests; `--mnist=DIR` it understands.
+test: $(READY)  ## run the tests: ARGS='--mnist DIR --cifar10-jpeg FILE' adds those on real data
+	@$(BIN)/python -m pytest $(subst --cifar10-jpeg ,--cifar10-jpeg=,$(subst --mnist ,--mnist=,$(ARGS)))
 
 lint: $(READY)  ## ruff and mypy
 	@$(BIN)/ruff check .
