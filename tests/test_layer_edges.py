@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from test_fields import net_text
+from field_rows import net_text
 
 from converters import load_net, save_caffemodel
 from converters.caffemodel import read_caffemodel
