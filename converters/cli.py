@@ -37,6 +37,31 @@ def run_guarded(main: Callable[[], int]) -> int:
         return 141
 
 
+def positive(text: str) -> int:
+    """An argparse type: a whole number above 0."""
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return number
+
+
+def run_program(
+    program: str,
+    about: str | None,
+    configure: Callable[[argparse.ArgumentParser], None],
+    run: Callable[[argparse.Namespace], int],
+    argv: Sequence[str] | None = None,
+    exit_status: str = "exit status: 0 done; 1 a clear error; 2 wrong usage; 130 interrupted",
+) -> int:
+    """Parse `argv` for a program that is one command, and run it."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {program}", description=about, epilog=exit_status
+    )
+    configure(parser)
+    args = parser.parse_args(argv)
+    return run_guarded(lambda: run(args))
+
+
 def run_subcommand(
     program: str, about: str, commands: Mapping[str, Command], argv: Sequence[str] | None = None
 ) -> int:

@@ -7,13 +7,15 @@ are little-endian base-128 varints):
     08 channels   10 height   18 width   22 length data   28 label   [38 encoded]
 
 The MNIST and CIFAR tools leave `encoded` out, `convert_imageset` writes `38 00`; a record with a
-compressed image is `22 length data 28 label 38 01`. The label is always written. Whatever else a
+compressed image is `22 length data 28 label 38 01`. The label is always written, except beside
+float data: `08 channels 10 height 18 width`, then `35` and four bytes a value. Whatever else a
 Datum may hold (float_data, other orders) is decoded through protobuf. `converters.lmdb` stores the
 records, `converters.imageset` and `converters.datasets` make them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -23,8 +25,9 @@ from numpy.typing import NDArray
 from converters.errors import DataError
 from converters.images import Buffer, Pixels, decode, planes
 
-# Tag bytes: field number << 3 | wire type (0 varint, 2 length and bytes).
+# Tag bytes: field number << 3 | wire type (0 varint, 2 length and bytes, 5 four bytes).
 CHANNELS, HEIGHT, WIDTH, DATA, LABEL, ENCODED = 0x08, 0x10, 0x18, 0x22, 0x28, 0x38
+FLOAT_DATA = 0x35
 
 
 class Datum(NamedTuple):
@@ -101,22 +104,27 @@ def _read_varint(record: Buffer, offset: int) -> tuple[int, int]:
 # ---------------------------------------------------------------- encode
 
 
-def _prefix(shape: tuple[int, ...]) -> bytes:
+def _sizes(shape: tuple[int, ...]) -> bytes:
     channels, height, width = shape
-    return b"".join(
-        (
-            b"\x08" + _varint(channels),
-            b"\x10" + _varint(height),
-            b"\x18" + _varint(width),
-            b"\x22" + _varint(channels * height * width),
-        )
-    )
+    return b"\x08" + _varint(channels) + b"\x10" + _varint(height) + b"\x18" + _varint(width)
+
+
+def _prefix(shape: tuple[int, ...]) -> bytes:
+    return _sizes(shape) + b"\x22" + _varint(math.prod(shape))
 
 
 def encode_datum(pixels: Pixels, label: int, write_encoded: bool = False) -> bytes:
     """One record of raw `pixels` (C, H, W) uint8; `write_encoded` adds `encoded: false`."""
     tail = b"\x28" + _varint(int(label)) + (b"\x38\x00" if write_encoded else b"")
     return _prefix(pixels.shape) + pixels.tobytes() + tail
+
+
+def encode_floats(values: NDArray[np.float32]) -> bytes:
+    """One record of `values` (C, H, W) as float_data, without a label: Caffe's feature records."""
+    # Not packed: every value has its tag.
+    data = np.empty(values.size, np.dtype([("tag", "u1"), ("value", "<f4")]))
+    data["tag"], data["value"] = FLOAT_DATA, values.ravel()
+    return _sizes(values.shape) + data.tobytes()
 
 
 def encode_image(image: bytes, label: int) -> bytes:

@@ -228,12 +228,16 @@ class CaffeNet(nn.Module):
         if blobs is None:
             return dict(zip(self.outputs, self.graph_module(*tensors)))
         names = tuple(self.plan.values) if isinstance(blobs, str) else tuple(blobs)
+        self.require_blobs(names)
+        return dict(zip(names, self.variant(names, fused=False)(*tensors)))
+
+    def require_blobs(self, names: Sequence[str]) -> None:
+        """Raise ShapeError for a name that no blob has."""
         unknown = [name for name in names if name not in self.plan.values]
         if unknown:
             raise ShapeError(
                 f'{self.plan.source}: no blob "{unknown[0]}"; blobs: {", ".join(self.plan.values)}'
             )
-        return dict(zip(names, self.variant(names, fused=False)(*tensors)))
 
     def loss(self, inputs: Mapping[str, Any] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Σ loss_weight · Σ top over all weighted tops, differentiable, and the net's outputs."""

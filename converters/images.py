@@ -1,4 +1,4 @@
-"""OpenCV, as Caffe uses it: compressed images to pixels, planes of channels.
+"""OpenCV, as Caffe uses it: compressed images to pixels, planes of channels; PNG files.
 
 `converters.datum` decodes records with it, `converters.imageset` and the readers of image files
 decode files. OpenCV is an extra: it is imported when the first image is decoded.
@@ -6,12 +6,14 @@ decode files. OpenCV is an extra: it is imported when the first image is decoded
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from converters.errors import MissingExtraError
+from converters.files import written_beside
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -48,6 +50,18 @@ def decode(image: Buffer, color: bool | None) -> NDArray[Any] | None:
         # Such as one that announces more pixels than OpenCV allows.
         return None
     return pixels
+
+
+def write_png(path: Path, picture: Pixels) -> None:
+    """Write a picture (H, W) gray or (H, W, 3) BGR.
+
+    Raises:
+        MissingExtraError: OpenCV is not installed.
+        OutputError: `path` cannot be written.
+    """
+    _, data = opencv("writing a picture").imencode(".png", picture)
+    with written_beside(path) as partial:
+        partial.write_bytes(bytes(data))
 
 
 def planes(pixels: NDArray[Any]) -> Pixels:

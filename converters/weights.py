@@ -39,6 +39,15 @@ class LoadReport:
                 ", ".join(self.filled),
             )
 
+    def lines(self) -> list[str]:
+        """The report in words, a line for each of the three that is not empty."""
+        parts = {
+            "Layers loaded": self.loaded,
+            "Layers kept at their fillers (in no weights file)": self.filled,
+            "Layers skipped (not in the net)": self.skipped,
+        }
+        return [f"{title}: {', '.join(names)}" for title, names in parts.items() if names]
+
 
 def initialize(
     net: CaffeNet, files: Sequence[str | Path], strict: bool, refill: bool

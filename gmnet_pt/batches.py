@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -12,6 +13,11 @@ from torch import Tensor
 
 from converters.proto import caffe_pb2 as pb
 from converters.readers import Arrays, MemoryReader, Reader, open_reader
+from converters.readers.database import DatabaseReader
+from converters.readers.image_list import ImageListReader
+
+if TYPE_CHECKING:
+    from converters.graph import CaffeNet
 
 
 class _Read(NamedTuple):
@@ -19,6 +25,13 @@ class _Read(NamedTuple):
 
     arrays: Arrays
     state: dict[str, int]
+
+
+class Source(Protocol):
+    """What feeds a data layer: `Batches`, or anything else with batches by top name."""
+
+    def next(self) -> dict[str, Tensor]:
+        """The next batch."""
 
 
 class Batches:
@@ -39,6 +52,13 @@ class Batches:
         """The shape of each top, by name."""
         self._settle()
         return dict(zip(self._reader.param.top, self._reader.shapes()))
+
+    @property
+    def items(self) -> int | None:
+        """How many items one round of the data has; None where the layer does not tell."""
+        if isinstance(self._reader, DatabaseReader):
+            return len(self._reader.records)
+        return len(self._reader.lines) if isinstance(self._reader, ImageListReader) else None
 
     def next(self) -> dict[str, Tensor]:
         """The next batch.
@@ -101,6 +121,22 @@ def open_batches(
         Batches(open_reader(layer, phase, source, folder, _own_seed(seed, place)))
         for place, layer in enumerate(layers)
     ]
+
+
+def open_net_batches(net: CaffeNet, seed: int | None = None) -> list[Batches]:
+    """The feeders of all data layers of `net`; raises as `open_batches`."""
+    layers = [layer.param for layer in net.layers if layer.is_data]
+    source = net.plan.source
+    return open_batches(layers, net.phase, source, str(Path(source).parent), seed)
+
+
+def next_feed(batches: Sequence[Source], device: torch.device) -> dict[str, Tensor]:
+    """The next batch of every data layer, by top name, on `device`; raises as `Batches.next`."""
+    return {
+        name: tensor.to(device, non_blocking=True)
+        for one in batches
+        for name, tensor in one.next().items()
+    }
 
 
 def _own_seed(seed: int | None, place: int) -> int | None:

@@ -148,9 +148,15 @@ def _(event: Stop) -> Iterator[Line]:
 
 
 def _output_lines(where: str, phase: str, outputs: Iterable[Output]) -> Iterator[Line]:
-    for place, (name, value, weight) in enumerate(outputs):
-        loss = f" (* {weight:g} = {weight * value:g} loss)" if weight else ""
-        yield Line(where, f"    {phase} net output #{place}: {name} = {value:g}{loss}")
+    for place, output in enumerate(outputs):
+        yield Line(where, f"    {phase} net output #{place}: {output_text(output)}")
+
+
+def output_text(output: Output) -> str:
+    """`accuracy = 0.98`, or `loss = 0.5 (* 2 = 1 loss)` for an output with a loss weight."""
+    name, value, weight = output
+    loss = f" (* {weight:g} = {weight * value:g} loss)" if weight else ""
+    return f"{name} = {value:g}{loss}"
 
 
 Reader = Callable[[list[Event], re.Match[str]], None]

@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from converters.cli import run_guarded
+from converters.cli import run_program
 from converters.errors import CaffeError
 from gmnet_pt.events import Scores, Snapshot
 from gmnet_pt.run_record import parse_record
@@ -43,13 +43,16 @@ def report(record: Path) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
-    """Print the report of the run whose record is given."""
-    parser = argparse.ArgumentParser(prog="python -m gmnet_pt.demo", description=__doc__)
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
     parser.add_argument("record", type=Path, help="train.jsonl of the run")
-    print(report(parser.parse_args().record))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report of the run whose record is given."""
+    print(report(args.record))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(run_guarded(main))
+    sys.exit(run_program("gmnet_pt.demo", __doc__, configure, run))

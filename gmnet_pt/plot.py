@@ -14,7 +14,7 @@ from functools import singledispatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from converters.cli import run_guarded
+from converters.cli import run_program
 from converters.errors import DataError, MissingExtraError, OutputError
 from converters.files import written_beside
 from gmnet_pt.caffe_log import parse_caffe_log
@@ -127,18 +127,21 @@ def _draw_panel(axes: Any, prefix: str, log: Curves) -> None:
         axes.plot(iterations, values, label=label, marker=marker, markersize=4, linewidth=1.2)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m gmnet_pt.plot", description=__doc__)
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
     parser.add_argument("logs", metavar="LOG", nargs="+", type=Path, help="train.jsonl or a log")
     parser.add_argument("out", metavar="OUT", type=Path, help=f"a {', '.join(FORMATS)} file")
-    args = parser.parse_args(argv)
 
-    def run() -> int:
-        draw({str(log): curves(read_log(log)) for log in args.logs}, args.out)
-        return 0
 
-    return run_guarded(run)
+def run(args: argparse.Namespace) -> int:
+    """Draw the logs."""
+    draw({str(log): curves(read_log(log)) for log in args.logs}, args.out)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line and draw."""
+    return run_program("gmnet_pt.plot", __doc__, configure, run, argv)
 
 
 if __name__ == "__main__":

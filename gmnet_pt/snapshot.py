@@ -117,6 +117,7 @@ def restore(solver: Solver, path: Path) -> None:
     solver.updater.load_history(history, str(path))
     solver.net.load_weights(_learned_net(state.learned_net, path), strict=True)
     solver.iter, solver.current_step = state.iter, state.current_step
+    solver.last_snapshot = path
     solver.show(events.Resume(str(path)))
     if arrays:
         _restore_ours(solver, arrays, ours)
@@ -162,14 +163,3 @@ def _restore_ours(solver: Solver, arrays: dict[str, np.ndarray], path: Path) -> 
         raise SolverError(
             f"{path}: does not belong to this net ({error}); remove it to resume as Caffe does"
         ) from error
-
-
-def latest(solver: pb.SolverParameter) -> Path | None:
-    """The newest whole snapshot under snapshot_prefix, or None."""
-    prefix = Path(solver.snapshot_prefix)
-    found = [
-        (int(match[1]), path)
-        for path in prefix.parent.glob(f"{prefix.name}_iter_*.solverstate*")
-        if (match := re.fullmatch(r".*_iter_(\d+)\.solverstate(?:\.h5)?", path.name))
-    ]
-    return max(found)[1] if found else None

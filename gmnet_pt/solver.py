@@ -22,7 +22,10 @@ from converters.proto import caffe_pb2 as pb
 from converters.weights import LoadReport
 from gmnet_pt import snapshot as snapshots
 from gmnet_pt import solver_file
-from gmnet_pt.batches import Batches, open_batches
+from gmnet_pt.batches import Batches, next_feed, open_net_batches
+from gmnet_pt.debug_info import outputs as outputs_of
+from gmnet_pt.debug_info import show_forward, show_forward_backward
+from gmnet_pt.device import device_message, named_device, solver_device
 from gmnet_pt.events import (
     Advance,
     Clip,
@@ -32,13 +35,14 @@ from gmnet_pt.events import (
     Finetune,
     Message,
     MultiStep,
-    Output,
     Scores,
     Speed,
     Start,
     Stop,
 )
+from gmnet_pt.layerwise import total_loss
 from gmnet_pt.lr_policy import rate_policy
+from gmnet_pt.scores import Means, list_outputs
 from gmnet_pt.updates import Updater
 
 
@@ -69,10 +73,11 @@ class Solver:
 
     Args:
         path: a solver file, or a net with a solver.prototxt beside it.
-        weights: caffemodels to start from, by layer name; they come after the file's `weights`.
-        snapshot: a .solverstate to continue from.
+        weights: caffemodels to start from, by layer name, instead of the file's `weights`.
+        snapshot: a .solverstate to continue from; no weights are read but its own.
         device: "cpu", "cuda", "cuda:1"; None follows solver_mode and device_id.
         overrides: FIELD=VALUE settings of the solver file.
+        level, stages: added to the file's train_state.
         input_shapes: shapes of data layers' tops whose files are absent (`step` needs inputs then).
 
     Raises:
@@ -87,6 +92,8 @@ class Solver:
         device: str | torch.device | None = None,
         solver: str | Path | None = None,
         overrides: Sequence[str] = (),
+        level: int | None = None,
+        stages: Sequence[str] = (),
         strict: bool = False,
         precision: str = "fp32",
         input_shapes: Mapping[str, Sequence[int]] | None = None,
@@ -96,23 +103,22 @@ class Solver:
         self.param, self.path = solver_file.read_solver_or_net(path, solver, overrides)
         source = str(self.path)
         solver_file.check(self.param, source)
+        solver_file.choose_state(self.param, level, stages)
+        solver_file.choose_weights(self.param, weights, snapshot)
         self._rate = rate_policy(self.param, source)
         self.show = show
         self.precision = _precision(precision)
-        self.device = choose_device(device, self.param, show)
+        self.device = self._choose_device(device)
         if self.param.random_seed >= 0:
             torch.manual_seed(self.param.random_seed)
         self.iter = 0
         self.current_step = 0
-        self._given = input_shapes
         self._python = allow_python_layers
-        self.net = self._build(solver_file.train_net(self.param, self.path), "TRAIN")
-        self.test_nets = [
-            self._build(net, "TEST") for net in solver_file.test_nets(self.param, self.path)
-        ]
+        self.net = self._build(solver_file.train_net(self.param, self.path), input_shapes)
+        self.test_nets = [self._build(net) for net in solver_file.test_nets(self.param, self.path)]
+        self.load_report = self._load_weights(strict)
         for test_net in self.test_nets:
             share_layers(test_net, self.net)
-        self.load_report = self._load_weights(weights, strict)
         learnables = self.net.plan.learnables
         self.updater = Updater(
             self.net.learnable,
@@ -125,8 +131,10 @@ class Solver:
         self._losses: list[Tensor] = []
         self._start = 0
         self._smoothed = torch.zeros((), device=self.device)
-        self._stop = False
+        self._stop = self._debug_train = False
         self._requests: Callable[[], Request] = lambda: Request.NONE
+        self._last_feed: Mapping[str, Any] | None = None
+        self.last_snapshot: Path | None = None
         self._shown_at, self._shown_iter = time.monotonic(), 0
         snapshots.check_folder(self.param)
         if snapshot is not None:
@@ -144,23 +152,26 @@ class Solver:
         return loss
 
     def _forward_backward(
-        self, inputs: Mapping[str, Any] | None
+        self, inputs: Mapping[str, Any] | None, debug: bool = False
     ) -> tuple[Tensor, dict[str, Tensor]]:
         for parameter in self.net.parameters():
             parameter.grad = None
         total = torch.zeros((), device=self.device)
         for _ in range(self.param.iter_size):
-            feed = self._feed(self.net) if inputs is None else inputs
-            with self._arithmetic():
-                loss, outputs = self.net.loss(feed)
-            if loss.requires_grad:
-                loss.backward()  # type: ignore[no-untyped-call]
+            self._last_feed = feed = self._feed(self.net) if inputs is None else inputs
+            if debug:
+                with self._arithmetic():
+                    loss, outputs = show_forward_backward(self.net, feed, self.show)
+            else:
+                with self._arithmetic():
+                    loss, outputs = self.net.loss(feed)
+                if loss.requires_grad:
+                    loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         total /= self.param.iter_size
         # A device is not made to wait for this; there the loss is looked at where it is displayed.
         if self.device.type == "cpu":
-            self._require_finite(total, feed)
-        self._last_feed = feed
+            self._require_finite(total)
         return total, outputs
 
     def _update(self) -> None:
@@ -182,14 +193,19 @@ class Solver:
             self.device.type, dtype=chosen or torch.bfloat16, enabled=chosen is not None
         )
 
-    def _require_finite(self, loss: Tensor, feed: Mapping[str, Any]) -> None:
-        if bool(torch.isfinite(loss)):
+    def _require_finite(self, loss: Tensor) -> None:
+        if bool(torch.isfinite(loss)) or self._last_feed is None:
             return
-        layer, blob = first_not_finite(self.net, feed)
-        last = snapshots.latest(self.param)
-        raise SolverError(
-            f"{self.path}: the loss is {float(loss):g} at iteration {self.iter}; the first blob "
-            f'that is not finite is "{blob}" of layer "{layer}"; '
+        layer, blob = first_not_finite(self.net, self._last_feed)
+        raise self._not_finite(
+            f"the loss is {float(loss):g} at iteration {self.iter}; the first blob that is not "
+            f'finite is "{blob}" of layer "{layer}"'
+        )
+
+    def _not_finite(self, found: str) -> SolverError:
+        last = self.last_snapshot
+        return SolverError(
+            f"{self.path}: {found}; "
             + (f"the last good snapshot is {last}" if last else "there is no snapshot yet")
             + "; try a smaller base_lr, or clip_gradients"
         )
@@ -200,14 +216,7 @@ class Solver:
         """The readers of a net's data layers, opened on first use."""
         if id(net) not in self._batches:
             seed = self.param.random_seed if self.param.random_seed >= 0 else None
-            source = Path(net.plan.source)
-            self._batches[id(net)] = open_batches(
-                [layer.param for layer in net.layers if layer.is_data],
-                net.phase,
-                str(source),
-                str(source.parent),
-                seed,
-            )
+            self._batches[id(net)] = open_net_batches(net, seed)
         return self._batches[id(net)]
 
     def opened_batches(self, net: CaffeNet) -> list[Batches]:
@@ -215,11 +224,7 @@ class Solver:
         return self._batches.get(id(net), [])
 
     def _feed(self, net: CaffeNet) -> dict[str, Tensor]:
-        feed: dict[str, Tensor] = {}
-        for reader in self.batches(net):
-            for name, tensor in reader.next().items():
-                feed[name] = tensor.to(self.device, non_blocking=True)
-        return feed
+        return next_feed(self.batches(net), self.device)
 
     # The whole run -------------------------------------------------------------------------------
 
@@ -228,12 +233,13 @@ class Solver:
         self.show(Start(self.net.name, self.param.lr_policy, self.iter, self.param.max_iter))
         self._stop = False
         self._requests = requests
+        self._debug_train = False
         self._losses, self._smoothed = [], torch.zeros((), device=self.device)
         self._start, self._shown_at, self._shown_iter = self.iter, time.monotonic(), self.iter
         while self.iter < self.param.max_iter and not self._stop:
             self._iterate()
         if self.param.snapshot_after_train and not self._just_saved():
-            self.snapshot()
+            self._snapshot_if_sound()
         if self._stop:
             self.show(Stop(early=True))
             return False
@@ -250,17 +256,17 @@ class Solver:
             self.test()
             if self._stop:
                 return
-        loss, outputs = self._forward_backward(None)
-        self._smooth(loss)
         display = bool(param.display) and self.iter % param.display == 0
+        self._debug_train = display and param.debug_info
+        loss, outputs = self._forward_backward(None, self._debug_train)
+        self._smooth(loss)
         if display:
             self._display(outputs)
         self._update()
         self.show(Advance(self.iter))
         request = self._requests()
         if (param.snapshot and self.iter % param.snapshot == 0) or request is Request.SNAPSHOT:
-            self._require_finite(self._smoothed, self._last_feed)
-            self.snapshot()
+            self._snapshot_if_sound()
         self._stop = request is Request.STOP
 
     def _smooth(self, loss: Tensor) -> None:
@@ -276,21 +282,18 @@ class Solver:
             self._losses[slot] = loss
 
     def _display(self, outputs: Mapping[str, Tensor]) -> None:
-        self._require_finite(self._smoothed, self._last_feed)
+        self._require_finite(self._smoothed)
         now = time.monotonic()
         rate, _ = self._rate(self.iter, self.current_step)
         speed = Speed(now - self._shown_at, self.iter - self._shown_iter, self.param.display)
         shown = tuple(list_outputs(self.net, outputs))
         self.show(Display(self.iter, float(self._smoothed), shown, rate, speed))
-        if self.param.debug_info:
-            for line in debug_lines(self.net, self._last_feed):
-                self.show(Message(line))
         self._shown_at, self._shown_iter = now, self.iter
 
     def _final_display(self) -> None:
         if self.param.display and self.iter % self.param.display == 0:
             with torch.no_grad(), self._arithmetic():
-                loss, _ = self.net.loss(self._feed(self.net))
+                loss, _ = self._forward(self.net, self._debug_train)
             self._smooth(loss)
             self.show(Display(self.iter, float(self._smoothed)))
 
@@ -307,60 +310,90 @@ class Solver:
     def _test(self, index: int, net: CaffeNet) -> dict[str, Tensor] | None:
         self.show(Evaluation(self.iter, index))
         count = self.param.test_iter[index]
-        total, sums = torch.zeros((), device=self.device), dict[str, Tensor]()
+        means = Means(net)
         for _ in range(count):
             request = self._requests()
             if request is Request.SNAPSHOT:
-                self.snapshot()
+                self._snapshot_if_sound()
             if request is Request.STOP:
                 self._stop = True
                 self.show(Message("Test interrupted."))
                 return None
             with torch.no_grad(), self._arithmetic():
-                loss, outputs = net.loss(self._feed(net))
-            total += loss
-            for name, value in outputs.items():
-                sums[name] = sums[name] + value if name in sums else value.float()
-        scores = {name: value / count for name, value in sums.items()}
-        loss_shown = float(total / count) if self.param.test_compute_loss else None
+                means.add(*self._forward(net, self.param.debug_info))
+        scores = means.outputs()
+        loss_shown = means.loss() if self.param.test_compute_loss else None
         self.show(Scores(self.iter, index, tuple(list_outputs(net, scores)), loss_shown))
         return scores
+
+    def _forward(self, net: CaffeNet, debug: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        feed = self._feed(net)
+        if not debug:
+            return net.loss(feed)
+        ran = show_forward(net, feed, self.show)
+        return total_loss(ran), outputs_of(net, ran)
 
     # Files ---------------------------------------------------------------------------------------
 
     def snapshot(self) -> Path:
         """Write PREFIX_iter_N.caffemodel, .state.npz and .solverstate; returns the last."""
-        return snapshots.save(self)
+        self.last_snapshot = snapshots.save(self)
+        return self.last_snapshot
+
+    def _snapshot_if_sound(self) -> None:
+        """A snapshot, unless loss or parameters are not finite: the last good one stays the last.
+
+        Raises:
+            SolverError: they are not.
+        """
+        self._require_finite(self._smoothed)
+        for entry, blob in zip(self.net.plan.learnables, self.net.learnable, strict=True):
+            if not bool(torch.isfinite(blob).all()):
+                raise self._not_finite(
+                    f"after iteration {self.iter - 1} parameter blob {entry.place} of layer "
+                    f'"{entry.layer}" is not finite'
+                )
+        self.snapshot()
 
     def _just_saved(self) -> bool:
         return bool(self.param.snapshot) and self.iter % self.param.snapshot == 0
 
-    def _build(self, net: solver_file.NetSource, phase: str) -> CaffeNet:
+    def _build(
+        self, net: solver_file.NetSource, shapes: Mapping[str, Sequence[int]] | None = None
+    ) -> CaffeNet:
         built = build_net(
             net.message,
             net.source,
-            phase,
+            net.phase,
             net.level,
             net.stages,
-            input_shapes=self._given if phase == "TRAIN" else None,
+            input_shapes=shapes,
             allow_python_layers=self._python,
         )
         return built.to(self.device)
 
-    def _load_weights(
-        self, weights: str | Path | Sequence[str | Path] | None, strict: bool
-    ) -> LoadReport | None:
+    def _choose_device(self, wanted: str | torch.device | None) -> torch.device:
+        if wanted is not None:
+            device = named_device(wanted)
+        else:
+            device = solver_device(self.param)
+        asked = wanted is None and self.param.solver_mode == pb.SolverParameter.GPU
+        self.show(device_message(device, missing=asked))
+        return device
+
+    def _load_weights(self, strict: bool) -> LoadReport | None:
         named = [name.strip() for entry in self.param.weights for name in entry.split(",")]
-        files: list[str | Path] = [solver_file.resolve(name, self.path.parent) for name in named]
-        files += [weights] if isinstance(weights, str | Path) else list(weights or ())
+        files = [solver_file.resolve(name, self.path.parent) for name in named if name]
         if not files:
             return None
-        report = self.net.initialize(files, strict, refill=False)
         for file in files:
             self.show(Finetune(str(file)))
-        for verb, layers in (("kept at their fillers", report.filled), ("skipped", report.skipped)):
-            if layers:
-                self.show(Message(f"Layers {verb}: {', '.join(layers)}"))
+        for test_net in self.test_nets:
+            if test_net.params.keys() - self.net.params.keys():
+                test_net.initialize(files, refill=False)
+        report = self.net.initialize(files, strict, refill=False)
+        for line in report.lines():
+            self.show(Message(line, "net.cpp:746"))
         return report
 
 
@@ -384,20 +417,6 @@ def share_layers(net: CaffeNet, owner: CaffeNet) -> None:
             setattr(module, f"blob{index}", getattr(source, f"blob{index}"))
 
 
-def list_outputs(net: CaffeNet, outputs: Mapping[str, Tensor]) -> list[Output]:
-    """Every value of the net's outputs in Caffe's order, with its blob's loss weight."""
-    weights = {
-        name: weight
-        for position in net.plan.layers
-        for name, weight in zip(position.top_names, position.loss_weights)
-    }
-    return [
-        Output(name, value, weights.get(name, 0.0))
-        for name in net.outputs
-        for value in outputs[name].detach().float().flatten().tolist()
-    ]
-
-
 def first_not_finite(net: CaffeNet, feed: Mapping[str, Any]) -> tuple[str, str]:
     """The first layer, in Caffe's order, with a top (or blob) that is not finite, and its name."""
     for name, blobs in net.params.items():
@@ -411,57 +430,6 @@ def first_not_finite(net: CaffeNet, feed: Mapping[str, Any]) -> tuple[str, str]:
             if name in blobs_by_name and not bool(torch.isfinite(blobs_by_name[name]).all()):
                 return position.name, name
     return "?", "the loss itself"
-
-
-def debug_lines(net: CaffeNet, feed: Mapping[str, Any]) -> list[str]:
-    """Caffe's debug_info: the mean absolute value of every top, blob and gradient."""
-    lines = []
-    with torch.no_grad():
-        blobs = net(feed, blobs="all")
-    params = net.params
-    for position in net.plan.layers:
-        for name in position.top_names:
-            if name in blobs:
-                mean = float(blobs[name].abs().mean()) if blobs[name].numel() else 0.0
-                lines.append(f"    [Forward] Layer {position.name}, top blob {name} data: {mean:g}")
-        for index, blob in enumerate(params.get(position.name, ())):
-            mean = float(blob.detach().abs().mean())
-            lines.append(f"    [Forward] Layer {position.name}, param blob {index} data: {mean:g}")
-    for position in reversed(net.plan.layers):
-        for index, blob in enumerate(params.get(position.name, ())):
-            if blob.grad is not None:
-                mean = float(blob.grad.abs().mean())
-                lines.append(
-                    f"    [Backward] Layer {position.name}, param blob {index} diff: {mean:g}"
-                )
-    return lines
-
-
-def choose_device(
-    wanted: str | torch.device | None,
-    solver: pb.SolverParameter,
-    show: Callable[[Event], None],
-) -> torch.device:
-    """`wanted`, or what solver_mode and device_id say; a missing GPU becomes the CPU with a word.
-
-    Raises:
-        SolverError: a device that was asked for by name is not there.
-    """
-    if wanted is not None:
-        try:
-            device = torch.device(wanted)
-        except RuntimeError as error:
-            raise SolverError(f"--device {wanted}: use cpu, cuda or cuda:N") from error
-        count = torch.cuda.device_count() if device.type == "cuda" else 1
-        if device.type not in ("cpu", "cuda") or (device.index or 0) >= count:
-            raise SolverError(f"--device {wanted}: there is no such device here ({count} found)")
-        return device
-    if solver.solver_mode == pb.SolverParameter.CPU:
-        return torch.device("cpu")
-    if solver.device_id < torch.cuda.device_count():
-        return torch.device("cuda", solver.device_id)
-    show(Message("Use CPU: the solver asks for a GPU and there is none."))
-    return torch.device("cpu")
 
 
 def _precision(name: str) -> Precision:

@@ -23,6 +23,7 @@ class NetSource(NamedTuple):
 
     message: pb.NetParameter
     source: str
+    phase: str
     level: int
     stages: tuple[str, ...]
 
@@ -170,6 +171,35 @@ def check(solver: pb.SolverParameter, source: str) -> None:
         raise SolverError(f"{source}: base_lr {solver.base_lr} must be finite")
 
 
+def choose_state(solver: pb.SolverParameter, level: int | None, stages: Sequence[str]) -> None:
+    """Add a level and stages from the command line to train_state, as Caffe's tool does."""
+    if level is not None:
+        solver.train_state.level = level
+    if stages:
+        solver.train_state.stage.extend(stages)
+
+
+def choose_weights(
+    solver: pb.SolverParameter,
+    weights: str | Path | Sequence[str | Path] | None,
+    snapshot: str | Path | None,
+) -> None:
+    """Leave in `weights` the files to start from: given ones replace the solver's own.
+
+    Raises:
+        SolverError: weights and a snapshot are given.
+    """
+    given = [weights] if isinstance(weights, str | Path) else list(weights or ())
+    if given and snapshot is not None:
+        raise SolverError(
+            f"give weights to start from ({', '.join(map(str, given))}) or a snapshot to "
+            f"continue from ({snapshot}), not both"
+        )
+    if given or snapshot is not None:
+        solver.ClearField("weights")
+        solver.weights.extend(map(str, given))
+
+
 def resolve(path: str, folder: Path) -> Path:
     """A path inside a prototxt: from the working directory first, then from the file's folder."""
     direct = Path(path)
@@ -185,7 +215,8 @@ def train_net(solver: pb.SolverParameter, source: Path) -> NetSource:
     name = next(
         n for n in ("train_net_param", "train_net", "net_param", "net") if solver.HasField(n)
     )
-    return _net(getattr(solver, name), f"{source}: {name}", source, solver.train_state)
+    state = pb.NetState(phase=pb.TRAIN)
+    return _net(getattr(solver, name), f"{source}: {name}", source, state, solver.train_state)
 
 
 def test_nets(solver: pb.SolverParameter, source: Path) -> list[NetSource]:
@@ -196,12 +227,18 @@ def test_nets(solver: pb.SolverParameter, source: Path) -> list[NetSource]:
         nets += [solver.net_param if solver.HasField("net_param") else solver.net] * remaining
     states = list(solver.test_state) or [pb.NetState()] * len(nets)
     return [
-        _net(net, f"{source}: test net #{index}", source, state)
+        _net(net, f"{source}: test net #{index}", source, pb.NetState(phase=pb.TEST), state)
         for index, (net, state) in enumerate(zip(nets, states))
     ]
 
 
-def _net(given: pb.NetParameter | str, inline: str, source: Path, state: pb.NetState) -> NetSource:
+def _net(
+    given: pb.NetParameter | str,
+    inline: str,
+    source: Path,
+    default: pb.NetState,
+    state: pb.NetState,
+) -> NetSource:
     if isinstance(given, str):
         path = resolve(given, source.parent)
         try:
@@ -216,6 +253,7 @@ def _net(given: pb.NetParameter | str, inline: str, source: Path, state: pb.NetS
         # Paths in an inline net are relative to the solver file.
         message, name = upgrade_net(message, inline), str(source)
     merged = pb.NetState()
-    merged.MergeFrom(message.state)
-    merged.MergeFrom(state)
-    return NetSource(message, name, merged.level, tuple(merged.stage))
+    for one in (default, message.state, state):
+        merged.MergeFrom(one)
+    phase = pb.Phase.Name(merged.phase)
+    return NetSource(message, name, phase, merged.level, tuple(merged.stage))

@@ -1,7 +1,8 @@
 """`python -m gmnet_pt.train NET|SOLVER`: train a net as `caffe train` would.
 
-Exit status: 0 trained to max_iter; 1 a clear error; 2 wrong usage; 130 or 143 stopped by SIGINT or
-SIGTERM after a snapshot (unless the solver or the signal's effect says otherwise).
+Lines in Caffe's form, or a bar, go to stderr; train.log and train.jsonl (and TensorBoard's events)
+go to the folder of snapshot_prefix. Ctrl-C and SIGTERM stop between two iterations, after a
+snapshot; a second Ctrl-C ends at once.
 """
 
 from __future__ import annotations
@@ -13,11 +14,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from converters.cli import run_guarded
+from converters.cli import run_program
+from converters.net_options import add_stage_option
 from converters.prototxt import to_text
 from gmnet_pt.events import Event, Message
 from gmnet_pt.log import TrainingLog, describe_run, open_log
 from gmnet_pt.solver import PRECISIONS, Request, Solver
+
+EXIT_STATUS = (
+    "exit status: 0 trained to max_iter; 1 a clear error (a loss that is not finite among them); "
+    "2 wrong usage; 130 stopped early by SIGINT, 143 by SIGTERM, 129 by SIGHUP"
+)
 
 
 class Signals:
@@ -43,7 +50,7 @@ class Signals:
         effect = self._effects[signal.Signals(number)]
         if effect is Request.STOP:
             self.received = number
-        if self._pending is not Request.STOP:
+        if effect is not Request.NONE and self._pending is not Request.STOP:
             self._pending = effect
 
     def __call__(self) -> Request:
@@ -58,7 +65,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("path", metavar="NET|SOLVER", help="a solver, or a net with solver.prototxt beside it")
     add("--solver", help="the solver for a net that lies elsewhere")
-    add("--weights", default="", help="caffemodels to start from, comma-separated")
+    add("--weights", help="caffemodels to start from, comma-separated; the solver's own are left")
     add("--snapshot", help="a .solverstate to continue from")
     add("--strict", action="store_true", help="a layer that no weights file has is an error")
     add("--device", help="cpu, cuda or cuda:N; otherwise solver_mode and device_id decide")
@@ -67,8 +74,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help="override a solver field")
     add("--log", choices=["caffe", "bar"], help="default: a bar on a terminal, else Caffe's lines")
     add("--tensorboard", action="store_true", help="write TensorBoard events beside the log")
-    add("--sigint-effect", choices=effects, default="stop", help="what Ctrl-C does (snapshots too)")
-    add("--sighup-effect", choices=effects, default="snapshot", help="what SIGHUP does")
+    add("--sigint-effect", choices=effects, default="stop", help="of Ctrl-C (default: stop)")
+    add("--sighup-effect", choices=effects, default="snapshot", help="of SIGHUP (snapshot)")
+    add("--level", type=int, help="added to train_state")
+    add_stage_option(parser)
     add("--allow-python-layers", action="store_true", help="run the code that Python layers name")
 
 
@@ -81,11 +90,13 @@ def run(args: argparse.Namespace) -> int:
     early: list[Event] = []
     solver = Solver(
         args.path,
-        weights=[name for name in args.weights.split(",") if name],
+        weights=args.weights or None,
         snapshot=args.snapshot,
         device=args.device,
         solver=args.solver,
         overrides=overrides,
+        level=args.level,
+        stages=args.stage,
         strict=args.strict,
         precision=args.precision,
         allow_python_layers=args.allow_python_layers,
@@ -110,10 +121,7 @@ def _open(args: argparse.Namespace, solver: Solver) -> TrainingLog:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and train."""
-    parser = argparse.ArgumentParser(prog="python -m gmnet_pt.train", description=__doc__)
-    configure(parser)
-    args = parser.parse_args(argv)
-    return run_guarded(lambda: run(args))
+    return run_program("gmnet_pt.train", __doc__, configure, run, argv, EXIT_STATUS)
 
 
 if __name__ == "__main__":

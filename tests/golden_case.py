@@ -55,11 +55,15 @@ class GoldenCase:
     """A folder of tests/golden/layers."""
 
     def __init__(
-        self, name: str, change: Callable[[pb.NetParameter], None] = lambda net: None
+        self,
+        name: str,
+        change: Callable[[pb.NetParameter], None] = lambda net: None,
+        device: str = "cpu",
     ) -> None:
         """`change` edits the net before it is built."""
         self.name = name
         self.change = change
+        self.device = device
         self.folder = GOLDEN / "layers" / name
         self.about = json.loads((self.folder / "case.json").read_text())
         self.arrays = dict(np.load(self.folder / "golden.npz"))
@@ -71,16 +75,21 @@ class GoldenCase:
         path = self.folder / "net.prototxt"
         message = read_net(path)
         self.change(message)
-        return build_net(message, str(path), phase, weights=weights if weights.exists() else None)
+        given = weights if weights.exists() else None
+        return build_net(message, str(path), phase, weights=given).to(self.device)
 
     def inputs(self, forward: int) -> dict[str, torch.Tensor]:
         """The inputs of the n-th forward, fresh leaves that take gradients."""
         prefix = f"in{forward + 1}/" if self.about["forwards"] > 1 else "in/"
         return {
-            key.removeprefix(prefix): torch.from_numpy(array.copy()).requires_grad_()
+            key.removeprefix(prefix): self.tensor(array).requires_grad_()
             for key, array in self.arrays.items()
             if key.startswith(prefix)
         }
+
+    def tensor(self, array: np.ndarray) -> torch.Tensor:
+        """A copy on the case's device."""
+        return torch.tensor(array, device=self.device)
 
     def check(self, phase: str) -> int:
         """Run one phase and compare every golden array of it; returns how many there were."""
@@ -106,7 +115,7 @@ class GoldenCase:
         return compared
 
     def _one(self, key: str, tensor: torch.Tensor, bound: float) -> None:
-        error = relative_error(tensor.detach().numpy(), self.arrays[key])
+        error = relative_error(tensor.detach().cpu().numpy(), self.arrays[key])
         assert error <= bound, f"{self.name}: {key}: error {error:.2e} above {bound:.0e}"
 
     def _compare(self, prefix: str, found: dict[str, torch.Tensor], bound: float) -> int:
@@ -127,11 +136,11 @@ class GoldenCase:
         self, net: CaffeNet, inputs: dict[str, torch.Tensor], blobs: dict[str, torch.Tensor]
     ) -> int:
         given = {
-            _blob_of(key.removeprefix("TRAIN/topdiff/")): torch.from_numpy(array)
+            _blob_of(key.removeprefix("TRAIN/topdiff/")): self.tensor(array)
             for key, array in self.arrays.items()
             if key.startswith("TRAIN/topdiff/")
         }
-        total = torch.zeros(())
+        total = torch.zeros((), device=self.device)
         for position in net.plan.layers:
             for name, weight in zip(position.top_names, position.loss_weights):
                 if weight and name not in given:

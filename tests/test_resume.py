@@ -67,19 +67,19 @@ def test_resume_equals_never_having_stopped(kind: str, folder: Folder) -> None:
 
 
 def test_a_killed_run_goes_on(folder: Folder) -> None:
-    folder.write_solver("SGD", "whole/s", "momentum: 0.9 snapshot: 25", 2000)
+    folder.write_solver("SGD", "whole/s", "momentum: 0.9 snapshot: 25", 600)
     assert folder.run(*TRAIN).returncode == 0
-    folder.write_solver("SGD", "killed/s", "momentum: 0.9 snapshot: 25", 2000)
+    folder.write_solver("SGD", "killed/s", "momentum: 0.9 snapshot: 25", 600)
     process = start(folder)
     state = wait_for(folder, "killed/s_iter_*.solverstate")
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (folder.path / "killed" / "s_iter_2000.solverstate").exists()
+    assert not (folder.path / "killed" / "s_iter_600.solverstate").exists()
     done = folder.run(*TRAIN, "--snapshot", str(state))
     assert done.returncode == 0, done.stderr
     assert_same(
-        folder.path / "whole" / "s_iter_2000.caffemodel",
-        folder.path / "killed" / "s_iter_2000.caffemodel",
+        folder.path / "whole" / "s_iter_600.caffemodel",
+        folder.path / "killed" / "s_iter_600.caffemodel",
     )
 
 
@@ -99,13 +99,19 @@ def test_a_signal_snapshots_and_stops(number: int, status: int, folder: Folder) 
     assert solver.iter == last
 
 
-def test_a_nan_loss_stops_with_iteration_and_layer(folder: Folder) -> None:
-    folder.write_solver("SGD", "out/s", "snapshot: 1", 50)
-    folder.write_net()
-    text = (folder.path / "solver.prototxt").read_text()
-    (folder.path / "solver.prototxt").write_text(text.replace("0.01", "1e38"))
-    with pytest.raises(CaffeError, match=r"iteration \d+.*of layer|layer"):
-        Solver("solver.prototxt", device="cpu").solve()
+def test_signals_do_what_they_are_told(folder: Folder) -> None:
+    """SIGINT snapshots between two iterations and the run goes on; SIGHUP stops without one."""
+    folder.write_solver("SGD", "out/s", "snapshot_after_train: false", 1_000_000)
+    process = start(folder, "--sigint-effect", "snapshot", "--sighup-effect", "stop")
+    wait_for(folder, "out/train.jsonl")
+    while '"Display"' not in (folder.path / "out" / "train.jsonl").read_text():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    state = wait_for(folder, "out/s_iter_*.solverstate")
+    assert process.poll() is None
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(60) == 128 + signal.SIGHUP
+    assert list((folder.path / "out").glob("*.solverstate")) == [state]
 
 
 def test_without_our_file_data_starts_at_the_first_record(folder: Folder) -> None:
@@ -130,10 +136,10 @@ def test_a_truncated_snapshot_is_refused(suffix: str, folder: Folder) -> None:
         Solver("solver.prototxt", snapshot=state, device="cpu")
 
 
-def start(folder: Folder) -> subprocess.Popen[bytes]:
+def start(folder: Folder, *options: str) -> subprocess.Popen[bytes]:
     root = str(Path(__file__).parent.parent)
     return subprocess.Popen(
-        [sys.executable, "-m", *TRAIN],
+        [sys.executable, "-m", *TRAIN, *options],
         cwd=folder.path,
         env={"PYTHONPATH": root, "OMP_NUM_THREADS": "1", "PATH": ""},
         stdout=subprocess.DEVNULL,

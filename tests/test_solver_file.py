@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from converters.errors import SolverError
+from converters.errors import PrototxtError, SolverError
 from converters.proto import caffe_pb2 as pb
 from gmnet_pt import solver_file
 
@@ -41,6 +41,11 @@ def test_a_bad_override_is_refused(setting: str, tmp_path: Path) -> None:
         read(tmp_path, "base_lr: 1", setting)
 
 
+def test_an_unknown_field_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(PrototxtError, match=r"lenet_solver\.prototxt:2:1: .*base_lrate"):
+        read(tmp_path, 'net: "n"\nbase_lrate: 1')
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -53,6 +58,7 @@ def test_a_bad_override_is_refused(setting: str, tmp_path: Path) -> None:
         ('net: "a" average_loss: 0', "average_loss 0"),
         ('net: "a" iter_size: 0', "iter_size 0"),
         ('net: "a" max_iter: -1', "must not be negative"),
+        ('net: "a" base_lr: nan', "base_lr nan"),
     ],
 )
 def test_contradictions_are_refused(text: str, says: str, tmp_path: Path) -> None:

@@ -30,12 +30,14 @@ def float32(minimum: float, maximum: float) -> st.SearchStrategy[float]:
 
 
 @st.composite
-def solvers(draw: st.DrawFn) -> pb.SolverParameter:
-    rule = draw(st.sampled_from(RULES))
+def solvers(
+    draw: st.DrawFn, rules: Sequence[str] = RULES, policies: Sequence[str] = POLICIES
+) -> pb.SolverParameter:
+    rule = draw(st.sampled_from(rules))
     solver = pb.SolverParameter(
         type=rule,
         base_lr=draw(float32(0.001, 0.1)),
-        lr_policy=draw(st.sampled_from(POLICIES)),
+        lr_policy=draw(st.sampled_from(policies)),
         gamma=draw(float32(0.1, 1)),
         power=draw(float32(0, 2)),
         stepsize=draw(st.integers(1, 6)),

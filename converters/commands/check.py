@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from converters.commands.summary import parse_shapes
 from converters.commands.upgrade import is_solver
 from converters.errors import CaffeError, DataError, ShapeError
 from converters.layers import LAYERS, Environment
 from converters.layers.registry import Shape
+from converters.net_options import parse_shapes
 from converters.net_rules import filter_net
 from converters.plan import NetPlan, plan_net
 from converters.progress import progress

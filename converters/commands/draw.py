@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from converters.commands.summary import add_net_options, parse_shapes
 from converters.draw import to_svg
 from converters.files import written_beside
+from converters.net_options import add_net_options, parse_shapes
 from converters.net_rules import filter_net
 from converters.plan import plan_net
 from converters.prototxt import read_net

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from converters.datasets.registry import datasets
 from converters.datum import decode_datum
 from converters.errors import DataError
-from converters.files import written_beside
-from converters.images import Pixels, opencv
+from converters.images import Pixels, opencv, write_png
 from converters.lmdb import LmdbReader, key_text
 from converters.prototxt import read_net
 from converters.transform import Transform
@@ -52,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         nothing_random = np.random.default_rng(0)
         rows = {label: list(transform(images, nothing_random)) for label, images in rows.items()}
     order = args.order or _order(args.lmdb)
-    _write_png(args.out, contact_sheet(rows, order == "rgb"))
+    write_png(args.out, contact_sheet(rows, order == "rgb"))
     shown = sum(len(images) for images in rows.values())
     print(f"{args.out}: {shown} records, {len(rows)} classes, a row each (classes {_names(rows)})")
     return 0
@@ -118,13 +117,6 @@ def _bgr(image: NDArray[Any], rgb: bool) -> Pixels:
     ordered = three[::-1] if rgb else three
     picture: Pixels = np.rint(ordered.transpose(1, 2, 0)).clip(0, 255).astype(np.uint8)
     return picture
-
-
-def _write_png(path: Path, sheet: Pixels) -> None:
-    cv2 = opencv("drawing a contact sheet")
-    _, data = cv2.imencode(".png", sheet)
-    with written_beside(path) as partial:
-        partial.write_bytes(bytes(data))
 
 
 def _names(rows: dict[int, list[NDArray[Any]]]) -> str:

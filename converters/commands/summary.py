@@ -7,8 +7,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from converters.errors import ShapeError
 from converters.layers.registry import Shape
+from converters.net_options import add_net_options, parse_shapes
 from converters.prototxt import read_net
 from converters.summary import NetSummary, summarize
 
@@ -19,32 +19,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", help="a caffemodel: check that it fits the net")
     add_net_options(parser)
     parser.add_argument("--json", action="store_true", help="the same for machines")
-
-
-def add_net_options(parser: argparse.ArgumentParser) -> None:
-    """The options that choose a net's phase, state and input shapes."""
-    parser.add_argument("--phase", choices=["TRAIN", "TEST"], default="TEST")
-    parser.add_argument("--level", type=int, default=0, help="the state's level for include rules")
-    parser.add_argument("--stage", action="append", default=[], help="a stage, repeatable")
-    parser.add_argument(
-        "--input-shape",
-        action="append",
-        default=[],
-        metavar="BLOB=N,C,H,W",
-        help="an input's shape; replaces an absent database; repeatable",
-    )
-
-
-def parse_shapes(settings: list[str]) -> dict[str, Shape]:
-    """`data=64,3,32,32` as {"data": (64, 3, 32, 32)}; raises ShapeError for anything else."""
-    shapes = {}
-    for setting in settings:
-        name, _, sizes = setting.partition("=")
-        try:
-            shapes[name] = tuple(int(size) for size in sizes.split(","))
-        except ValueError as error:
-            raise ShapeError(f"--input-shape {setting}: use BLOB=N,C,H,W, whole numbers") from error
-    return shapes
 
 
 def run(args: argparse.Namespace) -> int:
