@@ -1,0 +1,274 @@
+"""`python -m gmnet_pt.features NET --weights W --blobs B --out OUT`: a net's blobs over its data.
+
+The net's TEST data layers feed it. OUT decides the form:
+
+- `X.npz`: an array a blob, images first, and the labels where the net has them;
+- `X.png`: the maps of the first images, tiled, each image's between its least and largest value;
+- anything else: an LMDB a blob, the records Caffe's extract_features writes. Several blobs take
+  several names with commas, or one folder for all.
+
+Without --iterations the data is gone through once. Source: Caffe tools/extract_features.cpp.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from converters.cli import positive, run_program
+from converters.datum import encode_floats
+from converters.errors import DataError, OutputError, ShapeError
+from converters.files import written_beside
+from converters.graph import CaffeNet
+from converters.images import Pixels, opencv, write_png
+from converters.lmdb import check_target, create_lmdb
+from converters.net_options import add_state_options
+from converters.progress import progress
+from gmnet_pt.batches import Batches, next_feed
+from gmnet_pt.log import CaffeLog
+from gmnet_pt.net_command import OpenNet, add_options, open_data, open_net
+
+Arrays = Mapping[str, NDArray[np.float32]]
+
+_GAP = 2
+_SMALLEST = 48  # pixels: smaller maps are enlarged by a whole factor
+_CAPTION = 20
+_PAGE = 224
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("net", metavar="NET", help="a net prototxt with data layers")
+    parser.add_argument("--weights", required=True, help="caffemodels, comma-separated")
+    parser.add_argument("--blobs", required=True, metavar="B[,B2]", help="the blobs' names")
+    parser.add_argument(
+        "--out", required=True, help="X.npz, X.png, or LMDBs: a folder for all, or a name a blob"
+    )
+    parser.add_argument("--iterations", type=positive, help="batches (default: the data once)")
+    parser.add_argument("--images", type=positive, default=1, help="images on a PNG (1)")
+    parser.add_argument("--force", action="store_true", help="replace existing LMDBs")
+    add_state_options(parser)
+    add_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Extract, and say what was written."""
+    names = [name for name in args.blobs.split(",") if name]
+    form = Path(args.out).suffix
+    targets = _targets(args.out, names) if form not in (".npz", ".png") else {}
+    for target in targets.values():
+        check_target(target, args.force)
+    opened = open_net(args, "TEST", None, CaffeLog(sys.stderr).show)
+    opened.net.require_blobs(names)
+    iterations = args.iterations
+    if form == ".npz":
+        names += [name for name in label_names(opened.net) if name not in names]
+    if form == ".png":
+        iterations = iterations or math.ceil(args.images / _batch_size(opened.net))
+    batches = extract(opened, names, iterations)
+    if form == ".npz":
+        lines = write_npz(batches, Path(args.out))
+    elif form == ".png":
+        lines = write_sheet(batches, Path(args.out), args.images)
+    else:
+        lines = write_lmdbs(batches, targets, args.force)
+    print("\n".join(lines))
+    return 0
+
+
+def _targets(out: str, names: Sequence[str]) -> dict[str, Path]:
+    """Where each blob's LMDB goes."""
+    paths = out.split(",")
+    if len(paths) == len(names):
+        return dict(zip(names, map(Path, paths)))
+    if len(paths) == 1:
+        return {name: Path(out) / name for name in names}
+    raise OutputError(
+        f"--out {out}: {len(paths)} names for {len(names)} blobs; give one for each blob, or one "
+        "folder for all"
+    )
+
+
+def label_names(net: CaffeNet) -> list[str]:
+    """The second tops of data layers."""
+    return [name for layer in net.layers if layer.is_data for name in layer.param.top[1:2]]
+
+
+def _batch_size(net: CaffeNet) -> int:
+    shapes = list(net.plan.input_shapes().values())
+    return shapes[0][0] if shapes and shapes[0] else 1
+
+
+def extract(
+    opened: OpenNet, names: Sequence[str], iterations: int | None
+) -> Iterator[dict[str, NDArray[np.float32]]]:
+    """The blobs `names` of each batch; without `iterations`, of every item of the data once.
+
+    Raises:
+        DataError: a data layer's files are absent or damaged, or do not tell how many items they
+            have.
+        ShapeError: the net has no such blob.
+    """
+    net, device = opened
+    batches = open_data(net)
+    size = _batch_size(net)
+    items = None if iterations else _items(net, batches)
+    count = iterations or math.ceil((items or 0) / size)
+    for index in progress(range(count), "features", count, "batches"):
+        with torch.no_grad():
+            blobs = net(next_feed(batches, device), blobs=names)
+        left = size if items is None else items - index * size
+        yield {name: _kept(blob.float().cpu().numpy(), size, left) for name, blob in blobs.items()}
+
+
+def _kept(array: NDArray[np.float32], size: int, left: int) -> NDArray[np.float32]:
+    """The items of a batch that are not repetitions after the data's end."""
+    return array[:left] if array.ndim and len(array) == size else array
+
+
+def _items(net: CaffeNet, batches: Sequence[Batches]) -> int:
+    items = batches[0].items if batches else None
+    if items is None:
+        raise DataError(
+            f"{net.plan.source}: its data does not tell how many items it has; give --iterations"
+        )
+    return items
+
+
+def four_sizes(shape: Sequence[int]) -> tuple[int, int, int, int]:
+    """A blob's num, channels, height and width as Caffe sees them: absent axes are 1.
+
+    Raises:
+        ShapeError: more than four axes.
+    """
+    if len(shape) > 4:
+        raise ShapeError(f"a blob of shape {tuple(shape)} has more than four axes; use .npz")
+    num, channels, height, width = (*shape, 1, 1, 1, 1)[:4]
+    return num, channels, height, width
+
+
+def write_lmdbs(
+    batches: Iterator[Arrays], targets: Mapping[str, Path], force: bool = False
+) -> list[str]:
+    """An LMDB a blob, its records numbered with ten digits; each appears whole or not at all.
+
+    Raises:
+        OutputError: a target exists or cannot be written.
+        ShapeError: a blob has more than four axes.
+    """
+    with ExitStack() as stack:
+        writers = {
+            name: stack.enter_context(create_lmdb(path, force)) for name, path in targets.items()
+        }
+        written, sizes = dict.fromkeys(targets, 0), dict[str, str]()
+        for arrays in batches:
+            for name, writer in writers.items():
+                images = arrays[name].reshape(four_sizes(arrays[name].shape))
+                keys = range(written[name], written[name] + len(images))
+                records = [encode_floats(image) for image in images]
+                writer.put_all([b"%010d" % key for key in keys], records)
+                written[name] += len(images)
+                sizes[name] = "×".join(map(str, images.shape[1:]))
+    return [
+        f"{path}: {written[name]} records of {sizes[name]}, blob {name}"
+        for name, path in targets.items()
+    ]
+
+
+def write_npz(batches: Iterator[Arrays], path: Path) -> list[str]:
+    """An array a blob: images first; a blob without items (a loss) has a value a batch.
+
+    Raises:
+        OutputError: `path` cannot be written.
+    """
+    parts: dict[str, list[NDArray[np.float32]]] = {}
+    for arrays in batches:
+        for name, array in arrays.items():
+            parts.setdefault(name, []).append(array)
+    whole: dict[str, Any] = {
+        name: np.concatenate([np.atleast_1d(array) for array in arrays])
+        for name, arrays in parts.items()
+    }
+    with written_beside(path) as partial, open(partial, "wb") as file:
+        np.savez(file, **whole)
+    shapes = ", ".join(f"{name} {array.shape}" for name, array in whole.items())
+    return [f"{path}: {shapes}"]
+
+
+def write_sheet(batches: Iterator[Arrays], path: Path, images: int) -> list[str]:
+    """A picture: a row a blob under its name, a square of maps for each of the first images.
+
+    Raises:
+        OutputError: `path` cannot be written.
+        ShapeError: a blob has more than four axes.
+        MissingExtraError: OpenCV is not installed.
+    """
+    opencv("drawing feature maps")
+    first: dict[str, list[NDArray[np.float32]]] = {}
+    for arrays in batches:
+        for name, array in arrays.items():
+            maps = array.reshape(four_sizes(array.shape))
+            first.setdefault(name, []).extend(islice(maps, images - len(first.get(name, ()))))
+    rows = [_row(name, maps) for name, maps in first.items()]
+    width = max(row.shape[1] for row in rows)
+    padded = [
+        np.pad(row, ((0, 0), (0, width - row.shape[1])), constant_values=_PAGE) for row in rows
+    ]
+    write_png(path, np.concatenate(padded))
+    return [
+        f"{path}: {name}, {len(maps)} images of {len(maps[0])} maps" for name, maps in first.items()
+    ]
+
+
+def _row(name: str, images: Sequence[NDArray[np.float32]]) -> Pixels:
+    """The squares of one blob's images (C, H, W) side by side, its name above."""
+    squares = [tile(image) for image in images]
+    gap = np.full((squares[0].shape[0], 4 * _GAP), _PAGE, np.uint8)
+    pieces = [piece for square in squares for piece in (gap, square)]
+    row = np.concatenate([*pieces, gap], axis=1)
+    caption = np.full((_CAPTION, max(row.shape[1], 10 * len(name))), _PAGE, np.uint8)
+    cv2 = opencv("drawing feature maps")
+    cv2.putText(caption, name, (4 * _GAP, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.45, 0, 1, cv2.LINE_AA)
+    row = np.pad(row, ((0, 4 * _GAP), (0, caption.shape[1] - row.shape[1])), constant_values=_PAGE)
+    return np.concatenate([caption, row])
+
+
+def tile(image: NDArray[np.float32]) -> Pixels:
+    """The maps (C, H, W) of one image as a square of gray tiles, from their least to largest value.
+
+    A value that is not finite is black.
+    """
+    finite = image[np.isfinite(image)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    gray = (np.nan_to_num(image, nan=low, posinf=low, neginf=low) - low) * (
+        255 / ((high - low) or 1)
+    )
+    factor = max(1, -(-_SMALLEST // max(image.shape[1:])))
+    maps = np.rint(gray).astype(np.uint8).repeat(factor, axis=1).repeat(factor, axis=2)
+    columns = math.ceil(math.sqrt(len(maps)))
+    lines = math.ceil(len(maps) / columns)
+    step_y, step_x = maps.shape[1] + _GAP, maps.shape[2] + _GAP
+    square = np.full((lines * step_y - _GAP, columns * step_x - _GAP), _PAGE, np.uint8)
+    for place, one in enumerate(maps):
+        top, left = place // columns * step_y, place % columns * step_x
+        square[top : top + one.shape[0], left : left + one.shape[1]] = one
+    return square
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line and extract."""
+    return run_program("gmnet_pt.features", __doc__, configure, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""What the commands on a single net share: their options, the net they open, and what feeds it.
+
+`gmnet_pt.test`, `gmnet_pt.time`, `gmnet_pt.features` and `gmnet_pt.classify` are such commands.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from converters.errors import DataError
+from converters.graph import CaffeNet, load_net
+from converters.layers.registry import Shape
+from converters.proto import caffe_pb2 as pb
+from converters.readers.reader import READERS
+from gmnet_pt.batches import Batches, open_net_batches
+from gmnet_pt.device import device_message, named_device, solver_device
+from gmnet_pt.events import Event, Finetune, Message
+
+
+class OpenNet(NamedTuple):
+    """A net on its device."""
+
+    net: CaffeNet
+    device: torch.device
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare where the net runs, and what it may run."""
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU if there is one)")
+    parser.add_argument(
+        "--allow-python-layers", action="store_true", help="run the code that Python layers name"
+    )
+
+
+def open_net(
+    args: argparse.Namespace,
+    phase: str,
+    shapes: dict[str, Shape] | None,
+    show: Callable[[Event], None],
+) -> OpenNet:
+    """The net of `args.net` in `phase`, with `args.weights`, on the device; tells what it does.
+
+    Raises:
+        CaffeError: as `load_net`; no such device.
+    """
+    default = solver_device(pb.SolverParameter())
+    device = default if args.device is None else named_device(args.device)
+    show(device_message(device))
+    net = load_net(
+        args.net,
+        phase,
+        args.level,
+        args.stage,
+        input_shapes=shapes,
+        allow_python_layers=args.allow_python_layers,
+    )
+    files = [name for name in (args.weights or "").split(",") if name]
+    if files:
+        for file in files:
+            show(Finetune(file))
+        for line in net.initialize(files, strict=False, refill=False).lines():
+            show(Message(line, "net.cpp:746"))
+    return OpenNet(net.to(device), device)
+
+
+def open_data(net: CaffeNet) -> list[Batches]:
+    """The feeders of the net's data layers.
+
+    Raises:
+        DataError: a data layer's files are absent or damaged, or it reads none.
+    """
+    for layer in net.layers:
+        if layer.is_data and layer.type not in READERS:
+            raise DataError(
+                f'{net.plan.source}: layer "{layer.name}" ({layer.type}) brings no data of its '
+                "own; a net with data layers is needed here, not a deploy net"
+            )
+    return open_net_batches(net)

@@ -1,0 +1,71 @@
+"""`python -m gmnet_pt.test NET --weights W`: score a net over batches, as `caffe test` does.
+
+The net's TEST data layers feed it. The lines are those of Caffe's log, on stderr: the outputs of
+each batch, the mean loss and the mean of each output. `gmnet_pt.scores` takes the means.
+Source: Caffe tools/caffe.cpp, test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+import torch
+
+from converters.cli import positive, run_program
+from converters.net_options import add_state_options
+from gmnet_pt.batches import next_feed
+from gmnet_pt.caffe_log import output_text
+from gmnet_pt.events import Event, Message
+from gmnet_pt.log import CaffeLog
+from gmnet_pt.net_command import OpenNet, add_options, open_data, open_net
+from gmnet_pt.scores import Means, list_outputs
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("net", metavar="NET", help="a net prototxt with data layers")
+    parser.add_argument("--weights", required=True, help="caffemodels, comma-separated")
+    parser.add_argument("--iterations", type=positive, default=50, help="batches (50, as in Caffe)")
+    add_state_options(parser)
+    add_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Score the net and log its lines."""
+    show = CaffeLog(sys.stderr).show
+    opened = open_net(args, "TEST", None, show)
+    score(opened, args.iterations, show)
+    return 0
+
+
+def score(opened: OpenNet, iterations: int, show: Callable[[Event], None]) -> Means:
+    """The means over `iterations` batches of the net's data layers, each batch shown.
+
+    Raises:
+        DataError: a data layer's files are absent or damaged.
+    """
+    net, device = opened
+    batches = open_data(net)
+    show(Message(f"Running for {iterations} iterations.", "caffe.cpp:281"))
+    means = Means(net)
+    for index in range(iterations):
+        with torch.no_grad():
+            loss, outputs = net.loss(next_feed(batches, device))
+        means.add(loss, outputs)
+        for output in list_outputs(net, outputs):
+            show(Message(f"Batch {index}, {output.name} = {output.value:g}", "caffe.cpp:304"))
+    show(Message(f"Loss: {means.loss():g}", "caffe.cpp:309"))
+    for output in list_outputs(net, means.outputs()):
+        show(Message(output_text(output), "caffe.cpp:321"))
+    return means
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line and score."""
+    return run_program("gmnet_pt.test", __doc__, configure, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,264 @@
+"""`python -m gmnet_pt.time NET`: how long each layer takes forward and backward, and the whole net.
+
+The layers run one at a time, as Caffe runs them (`gmnet_pt.layerwise`); the totals are also given
+for the graph that training runs, which is fused and faster. Averages in milliseconds. Data layers
+read their files; Input layers, and any whose shape is given, are fed noise. Source: Caffe
+tools/caffe.cpp, time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from converters.cli import positive, run_program
+from converters.graph import CaffeNet
+from converters.net_options import add_net_options, parse_shapes
+from converters.progress import progress
+from converters.readers import MemoryReader
+from converters.readers.reader import READERS
+from gmnet_pt.batches import Source, next_feed, open_batches
+from gmnet_pt.events import Message
+from gmnet_pt.layerwise import backward, forward
+from gmnet_pt.log import CaffeLog
+from gmnet_pt.net_command import OpenNet, add_options, open_net
+
+
+class Noise(NamedTuple):
+    """The same numbers below 1 for every batch: as labels and indices all are 0, so they fit."""
+
+    tops: Mapping[str, Tensor]
+
+    def next(self) -> dict[str, Tensor]:
+        """The numbers, by top name."""
+        return dict(self.tops)
+
+
+class Span(NamedTuple):
+    """Milliseconds forward and backward."""
+
+    forward: float
+    backward: float
+
+    @property
+    def both(self) -> float:
+        """Their sum."""
+        return self.forward + self.backward
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """A layer's average."""
+
+    name: str
+    type: str
+    span: Span
+
+
+@dataclass(frozen=True)
+class NetTime:
+    """Averages over `iterations`: layer by layer, and of the whole graph; items in a batch."""
+
+    layers: tuple[LayerTime, ...]
+    graph: Span
+    iterations: int
+    items: int
+
+    @property
+    def total(self) -> Span:
+        """The sum of the layers."""
+        return Span(*(sum(part) for part in zip(*(layer.span for layer in self.layers))))
+
+
+class Stopwatch:
+    """Milliseconds since the last lap; on a GPU it waits for what was queued, as Caffe does."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.lap()
+
+    def lap(self) -> float:
+        """The time since the last call."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        now = time.perf_counter()
+        passed, self._last = now - getattr(self, "_last", now), now
+        return passed * 1000
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("net", metavar="NET", help="a net prototxt, of any age")
+    parser.add_argument("--weights", help="caffemodels, comma-separated (default: the fillers)")
+    parser.add_argument("--iterations", type=positive, default=50, help="passes (50, as in Caffe)")
+    add_net_options(parser, "TRAIN")
+    add_options(parser)
+    parser.add_argument(
+        "--log", choices=["caffe", "table"], default="table", help="Caffe's lines, or a table"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, and print the table or Caffe's lines."""
+    shapes = parse_shapes(args.input_shape)
+    log = CaffeLog(sys.stderr)
+    opened = open_net(args, args.phase, shapes, log.show)
+    label = f"{opened.net.name or args.net} ({args.phase}, {opened.device})"
+    passes = progress(range(args.iterations), "timing", args.iterations, "iterations")
+    times = measure(opened, shapes, args.iterations, passes)
+    if args.log == "caffe":
+        for text in caffe_lines(times):
+            log.show(Message(text, "caffe.cpp:400"))
+    else:
+        print(to_table(times, label))
+    return 0
+
+
+def open_sources(net: CaffeNet, given: Iterable[str]) -> list[Source]:
+    """What feeds each data layer: its files, or noise for Input, MemoryData and `given` tops.
+
+    Raises:
+        DataError: a layer's files are absent or damaged.
+    """
+    known, shapes, source = set(given), net.plan.input_shapes(), net.plan.source
+    sources: list[Source] = []
+    for layer in net.layers:
+        if not layer.is_data:
+            continue
+        tops = layer.param.top
+        if known & set(tops) or READERS.get(layer.type, MemoryReader) is MemoryReader:
+            sources.append(Noise({name: torch.rand(shapes[name]) for name in tops}))
+        else:
+            folder = str(Path(source).parent)
+            sources += open_batches([layer.param], net.phase, source, folder, None)
+    return sources
+
+
+def measure(
+    opened: OpenNet, given: Iterable[str], iterations: int, passes: Iterable[object]
+) -> NetTime:
+    """Time `iterations` passes, one for each of `passes`, after one that is not counted.
+
+    Raises:
+        DataError: a data layer's files are absent or damaged.
+    """
+    net, device = opened
+    sources = open_sources(net, given)
+    sums = [[0.0, 0.0] for _ in net.plan.layers]
+    graph = [0.0, 0.0]
+    _time_layers(net, device, sources, [[0.0, 0.0] for _ in sums])
+    _time_graph(net, device, sources, [0.0, 0.0])
+    for _ in passes:
+        _time_layers(net, device, sources, sums)
+        _time_graph(net, device, sources, graph)
+    layers = tuple(
+        LayerTime(position.name, position.layer.type, _average(times, iterations))
+        for position, times in zip(net.plan.layers, sums, strict=True)
+    )
+    shapes = list(net.plan.input_shapes().values())
+    items = shapes[0][0] if shapes and shapes[0] else 0
+    return NetTime(layers, _average(graph, iterations), iterations, items)
+
+
+def _average(times: Sequence[float], iterations: int) -> Span:
+    return Span(*(time_ / iterations for time_ in times))
+
+
+def _time_layers(
+    net: CaffeNet, device: torch.device, sources: Sequence[Source], sums: Sequence[list[float]]
+) -> None:
+    """Add one pass to `sums`, a pair for each layer; data layers are timed by their sources."""
+    _clear(net)
+    feed: dict[str, Tensor] = {}
+    data = [place for place, position in enumerate(net.plan.layers) if position.layer.is_data]
+    watch = Stopwatch(device)
+    for place, source in zip(data, sources, strict=True):
+        feed.update(next_feed([source], device))
+        sums[place][0] += watch.lap()
+    ran = []
+    for place, one in enumerate(forward(net, feed)):
+        sums[place][0] += watch.lap()
+        ran.append(one)
+    for place, _ in zip(reversed(range(len(ran))), backward(ran)):
+        sums[place][1] += watch.lap()
+
+
+def _time_graph(
+    net: CaffeNet, device: torch.device, sources: Sequence[Source], sums: list[float]
+) -> None:
+    """Add one pass of the whole graph to `sums`; its data is read before the watch starts."""
+    _clear(net)
+    feed = next_feed(sources, device)
+    watch = Stopwatch(device)
+    loss, _ = net.loss(feed)
+    sums[0] += watch.lap()
+    if loss.requires_grad:
+        loss.backward()  # type: ignore[no-untyped-call]
+    sums[1] += watch.lap()
+
+
+def _clear(net: CaffeNet) -> None:
+    for parameter in net.parameters():
+        parameter.grad = None
+
+
+def to_table(times: NetTime, label: str) -> str:
+    """The layers, their sum, and the whole graph, in milliseconds."""
+    total = times.total
+    width = max(len("whole graph"), *(len(layer.name) for layer in times.layers))
+    kinds = max(len(layer.type) for layer in times.layers)
+    rows = [f"{'layer':<{width}}  {'type':<{kinds}} {'forward':>9} {'backward':>9}  share"]
+    for layer in times.layers:
+        share = layer.span.both / (total.both or 1)
+        rows.append(
+            f"{layer.name:<{width}}  {layer.type:<{kinds}} {_cells(layer.span)} {share:6.1%}"
+        )
+    for name, span in (("all layers", total), ("whole graph", times.graph)):
+        rows.append(f"{name:<{width}}  {'':<{kinds}} {_cells(span)}")
+    rows.append(f"\n{label}: milliseconds a pass, mean of {times.iterations}; {_rate(times)}")
+    return "\n".join(rows)
+
+
+def _cells(span: Span) -> str:
+    return f"{span.forward:9.3f} {span.backward:9.3f}"
+
+
+def _rate(times: NetTime) -> str:
+    both = times.graph.both
+    return (
+        f"forward and backward of the whole graph {both:.3f} ms, "
+        f"{1000 * times.items / (both or 1):.0f} items a second"
+    )
+
+
+def caffe_lines(times: NetTime) -> Iterator[str]:
+    """The lines of `caffe time`; the totals are those of the layers."""
+    yield "*** Benchmark begins ***"
+    yield f"Testing for {times.iterations} iterations."
+    yield "Average time per layer: "
+    for layer in times.layers:
+        yield f"{layer.name:>10}\tforward: {layer.span.forward:g} ms."
+        yield f"{layer.name:>10}\tbackward: {layer.span.backward:g} ms."
+    total = times.total
+    yield f"Average Forward pass: {total.forward:g} ms."
+    yield f"Average Backward pass: {total.backward:g} ms."
+    yield f"Average Forward-Backward: {total.both:g} ms."
+    yield f"Total Time: {total.both * times.iterations:g} ms."
+    yield "*** Benchmark ends ***"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line and measure."""
+    return run_program("gmnet_pt.time", __doc__, configure, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""gmnet_pt.classify against its steps written out, on nets whose blobs are real Caffe's."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from golden_case import GOLDEN
+
+from converters import load_net
+from converters.mean import read_mean
+from gmnet_pt.classify import Preprocessing, likeliest, main
+
+LINE = re.compile(r'(-?\d+\.\d{4}) - "(.*)"')
+
+
+class Case(NamedTuple):
+    """A golden net as a deploy net, and an image (H, W) or (H, W, C) for it."""
+
+    net: str
+    channels: int
+    mean: str
+    image: tuple[int, ...]
+
+
+COLOR = ("net_quick_lrn", 3, "cifar10_train_synthetic")
+GRAY = ("net_lenet", 1, "mnist_train")
+CASES = [
+    Case(*COLOR, (32, 32, 3)),
+    Case(*COLOR, (20, 45, 3)),
+    Case(*COLOR, (40, 30)),
+    Case(*COLOR, (40, 30, 4)),
+    Case(*GRAY, (28, 28)),
+    Case(*GRAY, (50, 20, 3)),
+    Case(*GRAY, (50, 20, 4)),
+]
+
+
+class Files:
+    """A case's deploy net, image, mean and labels, and the command on them."""
+
+    def __init__(self, case: Case, folder: Path) -> None:
+        golden = GOLDEN / "layers" / case.net
+        text = (golden / "net.prototxt").read_text()
+        kept = [
+            line
+            for line in text.splitlines()
+            if line.startswith("layer") and not re.search(r'"(loss|accuracy|label)"', line)
+        ]
+        self.net = folder / "deploy.prototxt"
+        self.net.write_text("\n".join(kept))
+        self.weights = golden / "weights.caffemodel"
+        self.mean = GOLDEN / f"{case.mean}_mean.binaryproto"
+        self.image = folder / "image.png"
+        random = np.random.default_rng(len(case.image) + case.image[0])
+        cv2.imwrite(str(self.image), random.integers(0, 256, case.image).astype(np.uint8))
+        self.labels = folder / "labels.txt"
+        self.labels.write_text("".join(f"class {number}\n" for number in range(10)))
+
+    def command(self, *more: str, **changed: object) -> list[str]:
+        """The arguments, some of them exchanged."""
+        files = {name: str(changed.get(name, path)) for name, path in vars(self).items()}
+        main_ones = [files["net"], files["weights"], files["image"], "--mean", files["mean"]]
+        return [*main_ones, *more]
+
+
+@pytest.fixture
+def color(tmp_path: Path) -> Files:
+    return Files(CASES[0], tmp_path)
+
+
+def scores_of(files: Files, case: Case) -> np.ndarray:
+    """Channels of the net, its size, minus the mean of each channel, through the net."""
+    pixels = cv2.imread(str(files.image), cv2.IMREAD_UNCHANGED)
+    if pixels.ndim == 3 and pixels.shape[2] == 4:
+        pixels = pixels[:, :, :3]
+    if case.channels == 1 and pixels.ndim == 3:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
+    if case.channels == 3 and pixels.ndim == 2:
+        pixels = np.stack([pixels] * 3, 2)
+    net = load_net(files.net, weights=files.weights)
+    (shape,) = net.plan.input_shapes().values()
+    pixels = cv2.resize(pixels, shape[:1:-1]).reshape(*shape[2:], case.channels)
+    means = read_mean(files.mean).reshape(case.channels, -1).mean(1)
+    x = (pixels - means).astype(np.float32).transpose(2, 0, 1)
+    with torch.no_grad():
+        (scores,) = net({net.inputs[0]: x[None]}).values()
+    return scores.numpy().ravel()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.net}-{case.image}")
+def test_predictions_are_those_of_the_steps(
+    case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Gray, BGR and BGRA images, for a gray and for a color net, of other sizes than its input."""
+    files = Files(case, tmp_path)
+    assert main(files.command("--labels", str(files.labels))) == 0
+    title, *lines = capsys.readouterr().out.splitlines()
+    assert title == f"---------- Prediction for {files.image} ----------"
+    scores = scores_of(files, case)
+    best = np.argsort(-scores)[:5]
+    assert len(lines) == 5
+    for line, number in zip(lines, best):
+        match = LINE.fullmatch(line)
+        assert match
+        assert match[2] == f"class {number}"
+        assert float(match[1]) == pytest.approx(float(scores[number]), abs=2e-3)
+
+
+def test_top_and_labels_are_optional(color: Files, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(color.command("--top", "1")) == 0
+    _, line = capsys.readouterr().out.splitlines()
+    assert line.endswith(f' - "{scores_of(color, CASES[0]).argmax()}"')
+
+
+def test_channel_means_may_be_given(color: Files, capsys: pytest.CaptureFixture[str]) -> None:
+    means = read_mean(color.mean).mean(axis=(1, 2), dtype=np.float64)
+    values = ",".join(str(value) for value in means)
+    outputs = []
+    for mean in (color.mean, values):
+        assert main(color.command(mean=mean)) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1]
+
+
+def test_scale_comes_after_the_mean() -> None:
+    prepare = Preprocessing(1, 1, 2, np.array([10], np.float32), 0.5)
+    assert prepare(np.array([[30, 0]], np.uint8)).tolist() == [[[[10, -5]]]]
+
+
+def test_equal_scores_keep_their_order() -> None:
+    found = likeliest(np.array([1, 3, 3, 2], np.float32), ["a", "b", "c", "d"], 3)
+    assert [label for label, _ in found] == ["b", "c", "d"]
+
+
+def error(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(command) == 1
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return captured.err.splitlines()[-1]
+
+
+def test_errors_name_the_file_and_what_is_wrong(
+    tmp_path: Path, color: Files, capsys: pytest.CaptureFixture[str]
+) -> None:
+    color.labels.write_text("cat\ndog\n")
+    short = error(color.command("--labels", str(color.labels)), capsys)
+    assert re.search(r"labels\.txt: has 2 labels, .*deploy\.prototxt has 10 outputs", short)
+    other = error(color.command(mean=GOLDEN / "mnist_train_mean.binaryproto"), capsys)
+    assert "mnist_train_mean.binaryproto: has 1 channels, the net's input 3" in other
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG no more")
+    assert "broken.png: not an image" in error(color.command(image=broken), capsys)
+    absent = error(color.command(image=tmp_path / "absent.png"), capsys)
+    assert "absent.png: cannot be read: No such file" in absent
+    train = GOLDEN / "layers" / "net_quick_lrn" / "net.prototxt"
+    assert "has inputs data, label and outputs" in error(color.command(net=train), capsys)
+
+
+def test_without_opencv_the_install_line_is_printed(
+    color: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    assert "pip install 'gmnet-caffe[images]'" in error(color.command(), capsys)

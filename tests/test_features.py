@@ -1,0 +1,149 @@
+"""gmnet_pt.features: LMDB records, npz and the contact sheet against the net's own blobs."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from golden_case import GOLDEN, relative_error
+
+from converters import load_net
+from converters.datum import decode_datum, encode_floats
+from converters.lmdb import LmdbReader
+from converters.proto import caffe_pb2 as pb
+from gmnet_pt.features import main, tile
+
+RUN = GOLDEN / "training" / "lenet_sgd_inv"
+TEST = (str(RUN / "net.prototxt"), "--weights", str(RUN / "snap_iter_100.caffemodel"))
+
+
+def extract(*arguments: str) -> None:
+    assert main([*TEST, "--device", "cpu", *arguments]) == 0
+
+
+def values(path: Path) -> np.ndarray:
+    with LmdbReader(path) as reader:
+        return np.stack([decode_datum(value).image() for _, value in reader])
+
+
+def test_records_are_datums_of_floats_numbered_with_ten_digits(tmp_path: Path) -> None:
+    extract("--blobs", "ip2", "--out", str(tmp_path / "ip2"), "--iterations", "4")
+    net = load_net(TEST[0], weights=TEST[2])
+    with LmdbReader(RUN.parent / "test_lmdb") as images:
+        data = [decode_datum(value) for _, value in images]
+        x = np.stack([datum.image() for datum in data]).astype(np.float32) / 256
+        feed = {"data": x, "label": np.zeros(len(x))}
+        wanted = net(feed, blobs=["ip2"])["ip2"].detach().numpy()
+    with LmdbReader(tmp_path / "ip2") as reader:
+        assert reader.keys == [b"%010d" % number for number in range(400)]
+        records = [pb.Datum.FromString(bytes(value)) for _, value in reader]
+    assert {(r.channels, r.height, r.width, r.data, r.encoded) for r in records} == {
+        (10, 1, 1, b"", False)
+    }
+    assert not any(record.HasField("label") for record in records)
+    found = np.array([record.float_data for record in records], np.float32)
+    assert relative_error(found, wanted) <= 1e-5
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 2, 2), (300, 1, 5)])
+def test_a_float_record_is_protobufs(shape: tuple[int, int, int]) -> None:
+    array = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    sizes = dict(zip(("channels", "height", "width"), shape))
+    assert encode_floats(array) == pb.Datum(**sizes, float_data=array.ravel()).SerializeToString()
+
+
+def test_several_blobs_go_into_one_folder_or_where_they_are_told(tmp_path: Path) -> None:
+    extract("--blobs", "conv1,label", "--out", str(tmp_path / "all"), "--iterations", "1")
+    names = f"{tmp_path / 'a'},{tmp_path / 'b'}"
+    extract("--blobs", "conv1,label", "--out", names, "--iterations", "1")
+    for one, other in (("all/conv1", "a"), ("all/label", "b")):
+        np.testing.assert_array_equal(values(tmp_path / one), values(tmp_path / other))
+    assert values(tmp_path / "a").shape == (100, 8, 24, 24)
+    assert values(tmp_path / "b").shape == (100, 1, 1, 1)
+
+
+def test_npz_holds_the_data_once_with_its_labels(tmp_path: Path) -> None:
+    """A batch of 64 does not divide the 400 images: the last one wraps around, and is cut."""
+    net = tmp_path / "net.prototxt"
+    text = (RUN / "net.prototxt").read_text()
+    net.write_text(
+        text.replace("../", f"{RUN.parent}/").replace("batch_size: 100", "batch_size: 64")
+    )
+    out = tmp_path / "f.npz"
+    assert main([str(net), *TEST[1:], "--blobs", "ip1,loss", "--out", str(out)]) == 0
+    found = dict(np.load(out))
+    assert {name: array.shape for name, array in found.items()} == {
+        "ip1": (400, 32),
+        "loss": (7,),
+        "label": (400,),
+    }
+    reader = LmdbReader(RUN.parent / "test_lmdb")
+    data = [decode_datum(value) for _, value in reader]
+    assert found["label"].tolist() == [datum.label for datum in data]
+    x = np.stack([datum.image() for datum in data]).astype(np.float32) / 256
+    wanted = load_net(net, weights=TEST[2], input_shapes={"data": x.shape})(
+        {"data": x, "label": found["label"]}, blobs=["ip1"]
+    )["ip1"]
+    assert relative_error(found["ip1"], wanted.detach().numpy()) <= 2e-6
+
+
+def test_a_sheet_shows_every_map(tmp_path: Path) -> None:
+    import cv2
+
+    out = tmp_path / "f.png"
+    extract("--blobs", "conv1,pool1", "--out", str(out), "--images", "2")
+    sheet = cv2.imread(str(out), cv2.IMREAD_GRAYSCALE)
+    # Two squares of 3 × 3 maps of 48 pixels (24 and 12 enlarged), 2 between, 8 around.
+    side = 3 * 50 - 2
+    assert sheet.shape == (2 * (20 + side + 8), 8 + 2 * (side + 8))
+    extract("--blobs", "conv1", "--out", str(tmp_path / "f.npz"), "--iterations", "1")
+    maps = np.load(tmp_path / "f.npz")["conv1"][1]
+    left = 8 + side + 8
+    found = sheet[20 : 20 + side, left : left + side]
+    np.testing.assert_array_equal(found, tile(maps))
+
+
+def test_maps_are_scaled_together() -> None:
+    maps = np.zeros((3, 48, 48), np.float32)
+    maps[0], maps[1], maps[2, 0, 0] = -1, 1, np.nan
+    square = tile(maps)
+    assert square.shape == (98, 98)
+    assert set(np.unique(square[:48, :48])) == {0}
+    assert set(np.unique(square[:48, 50:])) == {255}
+    assert square[50, 0] == 0
+    assert set(np.unique(square[51:, :48])) == {128}
+
+
+def error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main([*TEST, *arguments]) == 1
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_errors_come_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "x")
+    assert re.search(r'no blob "fc8"; blobs: data', error(capsys, "--blobs", "fc8", "--out", out))
+    two = error(capsys, "--blobs", "a,b,c", "--out", f"{out},{out}y")
+    assert "2 names for 3 blobs; give one for each blob, or one folder for all" in two
+    assert not list(tmp_path.iterdir())
+    extract("--blobs", "label", "--out", out, "--iterations", "1")
+    again = error(capsys, "--blobs", "label", "--out", out)
+    assert "exists; --force replaces it" in again
+    extract("--blobs", "ip2", "--out", out, "--iterations", "2", "--force")
+    assert len(values(tmp_path / "x")) == 200
+
+
+def test_data_of_unknown_size_needs_iterations(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("h5py")
+    case = GOLDEN / "data" / "data_hdf5"
+    shutil.copytree(case, tmp_path / "case")
+    net = str(tmp_path / "case" / "net.prototxt")
+    arguments = [net, *TEST[1:], "--blobs", "data", "--out", str(tmp_path / "f.npz")]
+    assert main(arguments) == 1
+    assert "does not tell how many items it has; give --iterations" in capsys.readouterr().err
