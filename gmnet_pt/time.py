@@ -83,6 +83,7 @@ class Stopwatch:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._last = time.perf_counter()
         self.lap()
 
     def lap(self) -> float:
@@ -90,7 +91,7 @@ class Stopwatch:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         now = time.perf_counter()
-        passed, self._last = now - getattr(self, "_last", now), now
+        passed, self._last = now - self._last, now
         return passed * 1000
 
 
