@@ -479,6 +479,7 @@ class Filter(Layer):
     Source: Caffe layers/filter_layer.cpp.
     """
 
+    differences = "where no item is chosen the gradient is 0; Caffe's backward pass crashes"
     bottoms = Count(2, None)
     tops = Count(1, None)
     in_place = False
