@@ -16,6 +16,7 @@ from converters.plan import LayerPlan, NetPlan
 # Fill colours by the family that registers a type.
 COLOURS = {
     "data": "#d9d9d9",
+    "convolution": "#9ecae1",
     "vision": "#9ecae1",
     "normalization": "#c7e9c0",
     "activation": "#fdd0a2",

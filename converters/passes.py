@@ -11,8 +11,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from converters.layers.activation import ReLU
+from converters.layers.convolution import Convolution
 from converters.layers.normalization import BatchNorm, Scale
-from converters.layers.vision import Convolution
 
 if TYPE_CHECKING:
     from converters.graph import LayerModule

@@ -10,6 +10,7 @@ from converters.layers.registry import LAYERS, Environment, Layer
 FAMILIES = (
     "activation",
     "common",
+    "convolution",
     "data",
     "loss",
     "normalization",
