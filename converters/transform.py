@@ -20,6 +20,9 @@ from converters.proto import caffe_pb2 as pb
 Images = NDArray[Any] | Sequence[NDArray[Any]]
 Fail = Callable[[str], CaffeError]
 
+LARGEST_TABLE = 16 << 20
+"""Bytes: the windows of a mean image that take more are cut out for each batch."""
+
 
 class Transform:
     """The transformation of one data layer.
@@ -44,6 +47,7 @@ class Transform:
         if param.force_color and param.force_gray:
             raise fail("give force_color or force_gray, not both")
         self.mean: NDArray[np.float32] | None = None
+        self._mean_windows: NDArray[np.float32] | None = None
         if param.HasField("mean_file"):
             from converters.mean import read_mean
 
@@ -94,26 +98,42 @@ class Transform:
         for image in images[:1] if isinstance(images, np.ndarray) else images:
             self._check(image.shape)
             self._check_alike(image.shape, images[0].shape)
-        pixels, means = images if self.param.crop_size else np.asarray(images), self.mean
+        pixels = images if self.param.crop_size else np.asarray(images)
+        means = self.mean
         if self.param.crop_size or self.param.mirror:
             place = self._places(images, random)
-            pixels = _windows(pixels, np.arange(len(images)), place, place.left)
+            pixels = _windows(pixels, place)
             _mirror(pixels, place.flipped)
             if means is not None:
-                # A pixel's mean is the one of its place in the uncropped image. Windows of the
-                # mirrored mean image save mirroring floats.
-                both = np.stack([means, means[:, :, ::-1]])
-                right = means.shape[2] - place.width - place.left
-                left = np.where(place.flipped, right, place.left)
-                means = _windows(both, place.flipped, place, left)
-        result = np.asarray(pixels).astype(np.float32)
-        if means is not None:
-            result -= means
-        elif self.param.mean_value:
-            result -= np.array(self.param.mean_value, np.float32).reshape(-1, 1, 1)
+                means = self._means_of(means, place)
+        if means is not None and means.shape == np.shape(pixels):
+            # The means are this batch's own: their memory takes the result.
+            result = np.subtract(pixels, means, out=means)
+        else:
+            result = np.asarray(pixels).astype(np.float32)
+            if means is not None:
+                result -= means
+            elif self.param.mean_value:
+                result -= np.array(self.param.mean_value, np.float32).reshape(-1, 1, 1)
         if self.param.scale != 1:
             result *= np.float32(self.param.scale)
         return result
+
+    def _means_of(self, mean: NDArray[np.float32], place: _Places) -> NDArray[np.float32]:
+        """The mean of each window (N, C, height, width): a pixel's is that of its uncropped place.
+
+        All windows of a small mean image, and their mirror images, are made once.
+        """
+        top, left, flipped, height, width = place
+        if self._mean_windows is None:
+            windows = np.lib.stride_tricks.sliding_window_view(mean, (height, width), axis=(1, 2))
+            windows = windows.transpose(1, 2, 0, 3, 4)
+            if windows.nbytes > LARGEST_TABLE:
+                chosen: NDArray[np.float32] = windows[top, left]
+                _mirror(chosen, flipped)
+                return chosen
+            self._mean_windows = np.stack([windows, windows[..., ::-1]])
+        return self._mean_windows[flipped, top, left]
 
     def _places(self, images: Images, random: np.random.Generator) -> _Places:
         """Where to cut the images: a random place of each in TRAIN, else its middle."""
@@ -143,22 +163,20 @@ class _Places(NamedTuple):
     width: int
 
 
-def _windows(
-    images: Images, index: NDArray[np.int64], place: _Places, left: NDArray[np.int64]
-) -> NDArray[Any]:
-    """New images (N, C, height, width): the windows of images[index]."""
-    _, _, _, height, width = place
+def _windows(images: Images, place: _Places) -> NDArray[Any]:
+    """New images (N, C, height, width): the windows of `images`."""
+    top, left, _, height, width = place
     if not isinstance(images, np.ndarray):
         return np.stack(
             [
-                images[i][:, y : y + height, x : x + width]
-                for i, y, x in zip(index, place.top, left, strict=True)
+                image[:, y : y + height, x : x + width]
+                for image, y, x in zip(images, top, left, strict=True)
             ]
         )
     # All in one indexing operation: three times as fast as slice by slice.
     shape = (images.shape[1], height, width)
     views = np.lib.stride_tricks.sliding_window_view(images, shape, axis=(1, 2, 3))
-    chosen: NDArray[Any] = views[index, 0, place.top, left]
+    chosen: NDArray[Any] = views[np.arange(len(images)), 0, top, left]
     return chosen
 
 
