@@ -112,12 +112,7 @@ class Eltwise(Layer):
         return ()
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        for index, shape in enumerate(bottoms):
-            if shape != bottoms[0]:
-                raise self.shape_error(
-                    f"bottoms must have one shape: {self.bottom_name(0)} is {bottoms[0]}, "
-                    f"{self.bottom_name(index)} is {shape}"
-                )
+        self.require_one_shape(bottoms)
         return [bottoms[0]]
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:

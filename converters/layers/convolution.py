@@ -149,12 +149,7 @@ class _Weighted(_Convolving):
         return specs
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        for index, shape in enumerate(bottoms):
-            if shape != bottoms[0]:
-                raise self.shape_error(
-                    f"all bottoms must have one shape: {self.bottom_name(0)} is {bottoms[0]}, "
-                    f"{self.bottom_name(index)} is {shape}"
-                )
+        self.require_one_shape(bottoms)
         if len(bottoms[0]) != self.channel_axis + 1 + len(self.w.kernel):
             raise self.shape_error(
                 f"bottom {self.bottom_name(0)} {bottoms[0]} has no longer "
@@ -177,17 +172,19 @@ class _Weighted(_Convolving):
         w = self.w
         if not w.kernel:
             weight, w = weight.unsqueeze(-1), Windows((1,), (1,), (0,), (1,))
-        convolve = self.convolve if len(w.kernel) <= 3 else self.convolve_many_axes
-        return self.from_batch(convolve(self.as_batch(x), weight, bias, w), x)
+        batch = self.as_batch(x)
+        if len(w.kernel) <= 3:
+            return self.from_batch(self.convolve(batch, weight, bias, w), x)
+        y = self.convolve_many_axes(batch, weight, w)
+        y = y if bias is None else y + bias.view(-1, *(1,) * len(w.kernel))
+        return self.from_batch(y, x)
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, w: Windows) -> Tensor:
         """The top of (N, C, …) with up to three spatial axes, by torch."""
         raise NotImplementedError
 
-    def convolve_many_axes(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, w: Windows
-    ) -> Tensor:
-        """The same for any number of axes, one place of the kernel after the other."""
+    def convolve_many_axes(self, x: Tensor, weight: Tensor, w: Windows) -> Tensor:
+        """The same for any number of axes, without bias: one place of the kernel after another."""
         raise NotImplementedError
 
     def places(self, w: Windows, steps: Sequence[int]) -> Iterator[tuple[Place, Place]]:
@@ -223,15 +220,13 @@ class Convolution(_Weighted):
         function = (F.conv1d, F.conv2d, F.conv3d)[len(w.kernel) - 1]
         return function(self.reached(x), weight, bias, w.stride, w.pad, w.dilation, self.group)
 
-    def convolve_many_axes(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, w: Windows
-    ) -> Tensor:
+    def convolve_many_axes(self, x: Tensor, weight: Tensor, w: Windows) -> Tensor:
         size = self.output_size(x.shape[2:])
         x = F.pad(self.reached(x), [p for pad in reversed(w.pad) for p in (pad, pad)])
         y = x.new_zeros(x.shape[0], self.out, *size)
         for place, steps in self.places(w, size):
             y = y + self.by_group(weight[place], x[steps])
-        return y if bias is None else y + bias.view(-1, *(1,) * len(size))
+        return y
 
     def multiply_adds(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         per_output = self.channels // self.group * math.prod(self.w.kernel)
@@ -264,9 +259,7 @@ class Deconvolution(_Weighted):
         function = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[len(w.kernel) - 1]
         return function(x, weight, bias, w.stride, w.pad, 0, self.group, w.dilation)
 
-    def convolve_many_axes(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, w: Windows
-    ) -> Tensor:
+    def convolve_many_axes(self, x: Tensor, weight: Tensor, w: Windows) -> Tensor:
         size = self.output_size(x.shape[2:])
         padded = [n + 2 * p for n, p in zip(size, w.pad)]
         y = x.new_zeros(x.shape[0], self.out, *padded)
@@ -275,8 +268,7 @@ class Deconvolution(_Weighted):
         for place, steps in self.places(w, x.shape[2:]):
             y[steps] += self.by_group(weight[place], x)
         inside: Place = (..., *(slice(p, p + n) for p, n in zip(w.pad, size)))
-        y = y[inside]
-        return y if bias is None else y + bias.view(-1, *(1,) * len(size))
+        return y[inside]
 
     def multiply_adds(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         per_input = self.out // self.group * math.prod(self.w.kernel)

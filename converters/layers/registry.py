@@ -154,6 +154,15 @@ class Layer:
             )
         return axis % number_of_axes
 
+    def require_one_shape(self, bottoms: Sequence[Shape]) -> None:
+        """Raise unless all bottoms have the first one's shape."""
+        for index, shape in enumerate(bottoms):
+            if shape != bottoms[0]:
+                raise self.shape_error(
+                    f"bottoms must have one shape: {self.bottom_name(0)} is {bottoms[0]}, "
+                    f"{self.bottom_name(index)} is {shape}"
+                )
+
     def require_same_count(self, bottoms: Sequence[Shape], first: int = 0, second: int = 1) -> None:
         """Raise unless two bottoms have equally many values."""
         if math.prod(bottoms[first]) != math.prod(bottoms[second]):
