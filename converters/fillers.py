@@ -19,26 +19,23 @@ Filler = Callable[[Tensor, pb.FillerParameter], Tensor]
 FILLERS: dict[str, Filler] = {}
 
 
-def fill(tensor: Tensor, filler: pb.FillerParameter, layer: str) -> Tensor:
-    """Fill `tensor` in place as `filler` says; `layer` names it in errors.
+def fill(tensor: Tensor, filler: pb.FillerParameter, place: str) -> Tensor:
+    """Fill `tensor` in place as `filler` says; `place` (file and layer) begins its errors.
 
     Raises:
         NetError: an unknown filler type, or a shape that the filler cannot fill.
     """
     if filler.type not in FILLERS:
-        raise NetError(
-            f'layer "{layer}": unknown filler type "{filler.type}"; known: {", ".join(FILLERS)}'
-        )
+        raise NetError(f'{place}: unknown filler type "{filler.type}"; known: {", ".join(FILLERS)}')
     if filler.sparse != -1 and filler.type != "gaussian":
-        raise NetError(f'layer "{layer}": sparse is for the gaussian filler, not {filler.type}')
+        raise NetError(f"{place}: sparse is for the gaussian filler, not {filler.type}")
     try:
         with torch.no_grad():
             return FILLERS[filler.type](tensor, filler)
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise NetError(
-            f'layer "{layer}": the {filler.type} filler cannot fill shape '
-            f"{tuple(tensor.shape)}: {reason}"
+            f"{place}: the {filler.type} filler cannot fill shape {tuple(tensor.shape)}: {reason}"
         ) from error
 
 

@@ -119,7 +119,7 @@ def _fill(net: CaffeNet, loaded: set[str]) -> None:
             continue
         blob = getattr(by_name[entry.layer], f"blob{entry.place}")
         if entry.spec.values is None:
-            fill(blob, entry.spec.filler, entry.layer)
+            fill(blob, entry.spec.filler, f'{net.plan.source}: layer "{entry.layer}"')
         else:
             blob.data.copy_(torch.from_numpy(entry.spec.values))
 

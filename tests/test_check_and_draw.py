@@ -115,7 +115,11 @@ def test_check_tries_every_file_in_every_state(
         ("num_output: 4", "num_outputs: 4", r"no field named .num_outputs.* mean num_output"),
         ("num_output: 4", "num_output: 0", r"conv.*num_output 0 must be positive"),
         ('"Silence"', '"Silent"', r'"mute": unknown layer type "Silent"; did you mean Silence'),
-        ('"msra"', '"zeros"', 'layer "conv": unknown filler type "zeros"; known: .*msra'),
+        (
+            '"msra"',
+            '"zeros"',
+            r'net\.prototxt: layer "conv": unknown filler type "zeros"; known: .*msra',
+        ),
         ("kernel_size: 5", "kernel_size: 5 ceil_mode: false", "round_mode: FLOOR"),
         # With the outputs of one class alone the softmax has no say.
         ('type: "xavier"', 'type: "constant" value: inf', "is not finite"),

@@ -170,9 +170,10 @@ def check_no_effect(kind: str, path: str, folder: Path) -> None:
     """The result with the field set is the one without it."""
 
     def change(net: pb.NetParameter) -> None:
-        for layer in net.layer:
-            if layer.type == kind:
-                set_another(layer, path)
+        layers = [layer for layer in net.layer if layer.type == kind]
+        assert layers
+        for layer in layers:
+            set_another(layer, path)
 
     cases = [name for (k, _), names in golden_cases().items() if k == kind for name in names]
     cases += [f.name for f in (GOLDEN / "layers").iterdir() if f.name == f"{kind.lower()}_0"]

@@ -104,7 +104,7 @@ def one_case_a_type() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", sorted(set(one_case_a_type().values())))
-def test_every_layer_type_compiles_without_a_break(name: str) -> None:
+def test_each_golden_layer_type_compiles_without_a_break(name: str) -> None:
     case = GoldenCase(name)
     net = case.load("TEST")
     inputs = [case.inputs(0)[blob].detach() for blob in net.inputs]

@@ -179,8 +179,9 @@ class DummyData(Layer):
         from converters.fillers import fill
 
         anchor = state.state["anchor"]
+        place = f'{self.environment.source}: layer "{self.name}"'
         tops = tuple(
-            fill(anchor.new_empty(shape), filler, self.name)
+            fill(anchor.new_empty(shape), filler, place)
             for shape, filler in zip(self.shapes, self.fillers)
         )
         return tops[0] if len(tops) == 1 else tops
