@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from converters.errors import ShapeError
 from converters.layers.registry import Shape
+from converters.net_rules import filter_net
+from converters.plan import NetPlan, plan_net
+from converters.prototxt import read_net
 
 
 def add_net_options(parser: argparse.ArgumentParser, phase: str = "TEST") -> None:
@@ -38,6 +42,24 @@ def add_stage_option(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="a stage of the state, or several with commas; repeatable",
     )
+
+
+def add_python_option(parser: argparse.ArgumentParser) -> None:
+    """Declare --allow-python-layers."""
+    parser.add_argument(
+        "--allow-python-layers", action="store_true", help="run the code that Python layers name"
+    )
+
+
+def plan_of(args: argparse.Namespace) -> NetPlan:
+    """The plan of `args.net` as `add_net_options` and `add_python_option` chose it.
+
+    Raises:
+        PrototxtError, NetError, ShapeError: as reading and planning it.
+    """
+    net = filter_net(read_net(args.net), args.phase, args.level, args.stage, args.net)
+    folder, shapes = str(Path(args.net).parent), parse_shapes(args.input_shape)
+    return plan_net(net, args.phase, args.net, shapes, folder, args.allow_python_layers)
 
 
 def parse_shapes(settings: list[str]) -> dict[str, Shape]:

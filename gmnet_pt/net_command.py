@@ -14,6 +14,7 @@ import torch
 from converters.errors import DataError
 from converters.graph import CaffeNet, load_net
 from converters.layers.registry import Shape
+from converters.net_options import add_python_option
 from converters.proto import caffe_pb2 as pb
 from converters.readers.reader import READERS
 from gmnet_pt.batches import Batches, open_net_batches
@@ -31,9 +32,7 @@ class OpenNet(NamedTuple):
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare where the net runs, and what it may run."""
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU if there is one)")
-    parser.add_argument(
-        "--allow-python-layers", action="store_true", help="run the code that Python layers name"
-    )
+    add_python_option(parser)
 
 
 def open_net(

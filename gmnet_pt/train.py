@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from converters.cli import run_program
-from converters.net_options import add_stage_option
+from converters.net_options import add_python_option, add_stage_option
 from converters.prototxt import to_text
 from gmnet_pt.events import Event, Message
 from gmnet_pt.log import TrainingLog, describe_run, open_log
@@ -78,7 +78,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--sighup-effect", choices=effects, default="snapshot", help="of SIGHUP (snapshot)")
     add("--level", type=int, help="added to train_state")
     add_stage_option(parser)
-    add("--allow-python-layers", action="store_true", help="run the code that Python layers name")
+    add_python_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from field_rows import net_text, write_layers
 
 from converters import load_net
 from converters.__main__ import COMMANDS
@@ -190,3 +191,21 @@ def test_layers_prints_or_writes_the_table(
     assert run(capsys, "layers")[:2] == (0, to_markdown())
     assert run(capsys, "layers", tmp_path / "layers.md")[0] == 0
     assert (tmp_path / "layers.md").read_text(encoding="utf-8") == to_markdown()
+
+
+@pytest.mark.parametrize("command", [("summary",), ("draw", "out.svg")])
+def test_python_layers_are_run_for_those_who_allow_it(
+    tmp_path: Path,
+    command: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_layers(tmp_path)
+    settings = 'python_param { module: "fields_layers" layer: "Times" }'
+    Path("net.prototxt").write_text(net_text("Python", settings, ((2, 3),)))
+    name, *out = command
+    status, _, error = run(capsys, name, "net.prototxt", *out)
+    assert status == 1
+    assert "allow it with --allow-python-layers" in error
+    assert run(capsys, name, "net.prototxt", *out, "--allow-python-layers")[0] == 0

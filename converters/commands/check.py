@@ -17,7 +17,7 @@ from converters.commands.upgrade import is_solver
 from converters.errors import CaffeError, DataError, ShapeError
 from converters.layers import LAYERS, Environment
 from converters.layers.registry import Shape
-from converters.net_options import parse_shapes
+from converters.net_options import add_python_option, parse_shapes
 from converters.net_rules import filter_net
 from converters.plan import NetPlan, plan_net
 from converters.progress import progress
@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder")
     parser.add_argument("--input-shape", action="append", default=[], metavar="BLOB=N,C,H,W")
     parser.add_argument("--shapes-only", action="store_true", help="plan shapes, compute nothing")
-    parser.add_argument("--allow-python-layers", action="store_true")
+    add_python_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:

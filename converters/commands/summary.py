@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 from converters.layers.registry import Shape
-from converters.net_options import add_net_options, parse_shapes
-from converters.prototxt import read_net
-from converters.summary import NetSummary, summarize
+from converters.net_options import add_net_options, add_python_option, parse_shapes, plan_of
+from converters.summary import NetSummary, summarize_plan
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -18,21 +16,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("net", help="a net prototxt, of any age")
     parser.add_argument("--weights", help="a caffemodel: check that it fits the net")
     add_net_options(parser)
+    add_python_option(parser)
     parser.add_argument("--json", action="store_true", help="the same for machines")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the summary."""
-    shapes = parse_shapes(args.input_shape)
-    folder = str(Path(args.net).parent)
-    summary = summarize(
-        read_net(args.net), args.phase, args.net, shapes, args.level, args.stage, folder
-    )
+    summary = summarize_plan(plan_of(args))
     if args.weights:
         from converters.graph import load_net
 
-        net = load_net(args.net, args.phase, args.level, args.stage, input_shapes=shapes)
-        net.load_weights(args.weights)
+        load_net(
+            args.net,
+            args.phase,
+            args.level,
+            args.stage,
+            weights=args.weights,
+            input_shapes=parse_shapes(args.input_shape),
+            allow_python_layers=args.allow_python_layers,
+        )
     print(json.dumps(asdict(summary), indent=1) if args.json else to_table(summary))
     return 0
 
