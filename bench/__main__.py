@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from bench.rows import Row, table
-from converters.cli import run_guarded
-from converters.files import written_beside
+from converters.command_line.program import run_guarded
+from converters.formats.whole_files import written_beside
 
 BENCHES = {
     "train_step": "bench.train_step",

@@ -18,10 +18,10 @@ import numpy as np
 
 from bench.rows import Measure, Row, alternate
 from converters import load_net
-from converters.blobproto import FloatArray
-from converters.caffemodel import read_caffemodel, snapshot_net, write_caffemodel
+from converters.formats.blob import FloatArray
+from converters.formats.caffemodel import read_caffemodel, snapshot_net, write_caffemodel
 from converters.proto import caffe_pb2 as pb
-from converters.prototxt import parse_net
+from converters.prototxt.text import parse_net
 
 TIME_BOUND = 5.0
 MEMORY_BOUND = 2.5
@@ -36,10 +36,12 @@ PEAK = """
 with open("/proc/self/status") as status:
     print(next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM")))
 """
-READ = "from converters.caffemodel import read_caffemodel as read; model = read(sys.argv[1])"
+READ = (
+    "from converters.formats.caffemodel import read_caffemodel as read; model = read(sys.argv[1])"
+)
 LOAD = "from converters import load_net; net = load_net(sys.argv[2], weights=sys.argv[1])"
 WRITE = """
-from converters.caffemodel import read_caffemodel, write_caffemodel
+from converters.formats.caffemodel import read_caffemodel, write_caffemodel
 from converters.proto import caffe_pb2 as pb
 net, blobs = pb.NetParameter(), {}
 for layer in read_caffemodel(sys.argv[1]).layers:

@@ -24,10 +24,10 @@ from bench.rows import Row, alternate
 from converters.datasets.build import build
 from converters.datasets.registry import find_dataset
 from converters.datasets.source import Source
-from converters.datum import Batch, decode_batch, encode_batch
-from converters.images import Buffer
-from converters.lmdb import RECORDS_PER_COMMIT, LmdbReader
 from converters.proto import caffe_pb2 as pb
+from converters.records.datum import Batch, decode_batch, encode_batch
+from converters.records.images import Buffer
+from converters.records.lmdb_reader import RECORDS_PER_COMMIT, LmdbReader
 
 REPEATS = 7
 BATCH = 128

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.rows import Row, alternate
-from converters.datum import decode_batch, encode_batch
 from converters.errors import DataError
-from converters.mean import write_mean
 from converters.proto import caffe_pb2 as pb
-from converters.transform import Transform
+from converters.readers.transform import Transform
+from converters.records.datum import decode_batch, encode_batch
+from converters.records.mean import write_mean
 
 BATCH = 128
 BATCHES = 50

@@ -1,7 +1,7 @@
 """Caffe's files and nets, read, written and run on PyTorch.
 
-Names are resolved on first use: importing this package costs nothing, and `converters.prototxt`
-or `converters.summary` never import torch.
+Names are resolved on first use: importing this package costs nothing, and
+`converters.prototxt.text` or `converters.net.summary` never import torch.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from converters.graph import CaffeNet, load_net
-    from converters.weights import save_caffemodel
+    from converters.net.caffe_net import CaffeNet, load_net
+    from converters.net.weights import save_caffemodel
 
 _HOMES = {
-    "CaffeNet": "converters.graph",
-    "load_net": "converters.graph",
-    "save_caffemodel": "converters.weights",
+    "CaffeNet": "converters.net.caffe_net",
+    "load_net": "converters.net.caffe_net",
+    "save_caffemodel": "converters.net.weights",
 }
 
 __all__ = ["CaffeNet", "load_net", "save_caffemodel"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from converters.cli import Command, run_subcommand
+from converters.command_line.program import Command, run_subcommand
 
 COMMANDS = {
     "lmdb": Command("converters.commands.lmdb", "build the train and test LMDB of a data set"),

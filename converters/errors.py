@@ -1,7 +1,7 @@
 """Every error that a user can cause: one base class, one clear line each.
 
 A message names the file, the layer and the value, and says what would be accepted. The command
-lines print it without a traceback and exit with status 1 (`converters.cli`).
+lines print it without a traceback and exit with status 1 (`converters.command_line.program`).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gmnet_pt.solver import Solver
+    from gmnet_pt.solver.solver import Solver
 
 __all__ = ["Solver"]
 
@@ -14,4 +14,4 @@ __all__ = ["Solver"]
 def __getattr__(name: str) -> Any:
     if name != "Solver":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return importlib.import_module("gmnet_pt.solver").Solver
+    return importlib.import_module("gmnet_pt.solver.solver").Solver

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from converters.cli import positive, run_program
+from converters.command_line.program import positive, run_program
 from converters.errors import DataError, NetError
-from converters.images import decode, opencv
-from converters.mean import read_mean
-from gmnet_pt.events import Message
-from gmnet_pt.log import CaffeLog
+from converters.records.images import decode, opencv
+from converters.records.mean import read_mean
+from gmnet_pt.log.events import Message
+from gmnet_pt.log.training_log import CaffeLog
 from gmnet_pt.net_command import OpenNet, add_options, open_net
 
 

@@ -1,6 +1,6 @@
 """The last words of `make demo`: the test accuracy that a run reached, and where its files are.
 
-Reads the record that `gmnet_pt.train` keeps (`gmnet_pt.run_record`).
+Reads the record that `gmnet_pt.train` keeps (`gmnet_pt.log.run_record`).
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from converters.cli import run_program
+from converters.command_line.program import run_program
 from converters.errors import CaffeError
-from gmnet_pt.events import Scores, Snapshot
-from gmnet_pt.run_record import parse_record
+from gmnet_pt.log.events import Scores, Snapshot
+from gmnet_pt.log.run_record import parse_record
 
 LEAST = 0.97
 """The accuracy that the demo's net reaches on scikit-learn's digits; less means a broken build."""

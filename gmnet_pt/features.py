@@ -25,18 +25,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from converters.cli import positive, run_program
-from converters.datum import encode_floats
+from converters.command_line.net_options import add_state_options
+from converters.command_line.program import positive, run_program
+from converters.command_line.progress import progress
 from converters.errors import DataError, OutputError, ShapeError
-from converters.files import written_beside
-from converters.graph import CaffeNet
-from converters.images import Pixels, opencv, write_png
-from converters.lmdb import check_target, create_lmdb
-from converters.net_options import add_state_options
-from converters.progress import progress
-from gmnet_pt.batches import Batches, next_feed
-from gmnet_pt.log import CaffeLog
+from converters.formats.whole_files import written_beside
+from converters.net.caffe_net import CaffeNet
+from converters.records.datum import encode_floats
+from converters.records.images import Pixels, opencv, write_png
+from converters.records.lmdb_reader import check_target, create_lmdb
+from gmnet_pt.log.training_log import CaffeLog
 from gmnet_pt.net_command import OpenNet, add_options, open_data, open_net
+from gmnet_pt.solver.batches import Batches, next_feed
 
 Arrays = Mapping[str, NDArray[np.float32]]
 

@@ -11,15 +11,15 @@ from typing import NamedTuple
 
 import torch
 
+from converters.command_line.net_options import add_python_option
 from converters.errors import DataError
-from converters.graph import CaffeNet, load_net
 from converters.layers.registry import Shape
-from converters.net_options import add_python_option
+from converters.net.caffe_net import CaffeNet, load_net
 from converters.proto import caffe_pb2 as pb
 from converters.readers.reader import READERS
-from gmnet_pt.batches import Batches, open_net_batches
-from gmnet_pt.device import device_message, named_device, solver_device
-from gmnet_pt.events import Event, Finetune, Message
+from gmnet_pt.log.events import Event, Finetune, Message
+from gmnet_pt.solver.batches import Batches, open_net_batches
+from gmnet_pt.solver.device import device_message, named_device, solver_device
 
 
 class OpenNet(NamedTuple):

@@ -1,7 +1,7 @@
 """`python -m gmnet_pt.plot LOG… OUT.png`: loss and test curves from our logs and from Caffe's.
 
-A LOG is a JSON record (train.jsonl) or a text log; `gmnet_pt.run_record` and `gmnet_pt.caffe_log`
-read them.
+A LOG is a JSON record (train.jsonl) or a text log; `gmnet_pt.log.run_record` and
+`gmnet_pt.log.caffe_log` read them.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from functools import singledispatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from converters.cli import run_program
+from converters.command_line.program import run_program
 from converters.errors import DataError, MissingExtraError, OutputError
-from converters.files import written_beside
-from gmnet_pt.caffe_log import parse_caffe_log
-from gmnet_pt.events import Display, Event, Output, Scores
-from gmnet_pt.run_record import parse_record
+from converters.formats.whole_files import written_beside
+from gmnet_pt.log.caffe_log import parse_caffe_log
+from gmnet_pt.log.events import Display, Event, Output, Scores
+from gmnet_pt.log.run_record import parse_record
 
 FORMATS = (".png", ".svg", ".pdf")
 

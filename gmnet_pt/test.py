@@ -1,7 +1,7 @@
 """`python -m gmnet_pt.test NET --weights W`: score a net over batches, as `caffe test` does.
 
 The net's TEST data layers feed it. The lines are those of Caffe's log, on stderr: the outputs of
-each batch, the mean loss and the mean of each output. `gmnet_pt.scores` takes the means.
+each batch, the mean loss and the mean of each output. `gmnet_pt.solver.scores` takes the means.
 Source: Caffe tools/caffe.cpp, test.
 """
 
@@ -13,14 +13,14 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from converters.cli import positive, run_program
-from converters.net_options import add_state_options
-from gmnet_pt.batches import next_feed
-from gmnet_pt.caffe_log import output_text
-from gmnet_pt.events import Event, Message
-from gmnet_pt.log import CaffeLog
+from converters.command_line.net_options import add_state_options
+from converters.command_line.program import positive, run_program
+from gmnet_pt.log.caffe_log import output_text
+from gmnet_pt.log.events import Event, Message
+from gmnet_pt.log.training_log import CaffeLog
 from gmnet_pt.net_command import OpenNet, add_options, open_data, open_net
-from gmnet_pt.scores import Means, list_outputs
+from gmnet_pt.solver.batches import next_feed
+from gmnet_pt.solver.scores import Means, list_outputs
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

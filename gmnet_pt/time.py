@@ -1,8 +1,8 @@
 """`python -m gmnet_pt.time NET`: how long each layer takes forward and backward, and the whole net.
 
-The layers run one at a time, as Caffe runs them (`gmnet_pt.layerwise`); the totals are also given
-for the graph that training runs, which is fused and faster. Averages in milliseconds. Data layers
-read their files; Input layers, and any whose shape is given, are fed noise. Source: Caffe
+The layers run one at a time, as Caffe runs them (`converters.net.layerwise`); the totals are also
+given for the graph that training runs, which is fused and faster. Averages in milliseconds. Data
+layers read their files; Input layers, and any whose shape is given, are fed noise. Source: Caffe
 tools/caffe.cpp, time.
 """
 
@@ -19,17 +19,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from converters.cli import positive, run_program
-from converters.graph import CaffeNet
-from converters.net_options import add_net_options, parse_shapes
-from converters.progress import progress
+from converters.command_line.net_options import add_net_options, parse_shapes
+from converters.command_line.program import positive, run_program
+from converters.command_line.progress import progress
+from converters.net.caffe_net import CaffeNet
+from converters.net.layerwise import backward, forward
 from converters.readers import MemoryReader
 from converters.readers.reader import READERS
-from gmnet_pt.batches import Source, next_feed, open_batches
-from gmnet_pt.events import Message
-from gmnet_pt.layerwise import backward, forward
-from gmnet_pt.log import CaffeLog
+from gmnet_pt.log.events import Message
+from gmnet_pt.log.training_log import CaffeLog
 from gmnet_pt.net_command import OpenNet, add_options, open_net
+from gmnet_pt.solver.batches import Source, next_feed, open_batches
 
 
 class Noise(NamedTuple):

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from converters.cli import run_program
-from converters.net_options import add_python_option, add_stage_option
-from converters.prototxt import to_text
-from gmnet_pt.events import Event, Message
-from gmnet_pt.log import TrainingLog, describe_run, open_log
-from gmnet_pt.solver import PRECISIONS, Request, Solver
+from converters.command_line.net_options import add_python_option, add_stage_option
+from converters.command_line.program import run_program
+from converters.prototxt.text import to_text
+from gmnet_pt.log.events import Event, Message
+from gmnet_pt.log.training_log import TrainingLog, describe_run, open_log
+from gmnet_pt.solver.solver import PRECISIONS, Request, Solver
 
 EXIT_STATUS = (
     "exit status: 0 trained to max_iter; 1 a clear error (a loss that is not finite among them); "

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from converters.cli import run_guarded
+from converters.command_line.program import run_guarded
 from prototxt_gen.audit import audit, describe, net_cost
 from prototxt_gen.options import Options, flag
 from prototxt_gen.recipes import RECIPES, find_recipe

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from converters.net.summary import SummaryRow, summarize
 from converters.proto import caffe_pb2 as pb
-from converters.prototxt import parse_text
-from converters.summary import SummaryRow, summarize
+from converters.prototxt.text import parse_text
 from prototxt_gen.options import READINGS, Options
 from prototxt_gen.recipes import find_recipe
 from prototxt_gen.render import net_text

@@ -169,7 +169,7 @@ def _automatic(recipe: Recipe) -> Means:
 def _from_file(recipe: Recipe, path: str) -> Means:
     """The means of a mean image's channels, to three decimals; numpy is imported only for this."""
     from converters.datasets.build import compare_means
-    from converters.mean import read_mean
+    from converters.records.mean import read_mean
 
     try:
         image = read_mean(path)

@@ -20,9 +20,9 @@ from jinja2 import (
     StrictUndefined,
 )
 
-from converters.files import written_beside
+from converters.formats.whole_files import written_beside
 from converters.proto import caffe_pb2 as pb
-from converters.prototxt import parse_text
+from converters.prototxt.text import parse_text
 from prototxt_gen.options import Options
 from prototxt_gen.recipes import Means, Recipe, channel_means, schedule
 from prototxt_gen.variants import Variant, build_model

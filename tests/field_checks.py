@@ -15,12 +15,12 @@ import torch
 from field_rows import build, net_text
 from oracle import Array
 
-from converters.datum import encode_datum
 from converters.errors import CaffeError
 from converters.layers.registry import Shape
-from converters.mean import write_mean
-from converters.prototxt import parse_net
+from converters.prototxt.text import parse_net
 from converters.readers import Reader, open_reader
+from converters.records.datum import encode_datum
+from converters.records.mean import write_mean
 
 Field = tuple[str, str]
 """A layer type and a path, ("Convolution", "convolution_param.pad")."""
@@ -180,7 +180,7 @@ def data_force(folder: Path) -> None:
     import cv2
     import lmdb
 
-    from converters.datum import encode_image
+    from converters.records.datum import encode_image
 
     (folder / "db").mkdir()
     gray = images_of(1, (5, 5))[0]

@@ -11,12 +11,12 @@ import oracle
 import torch
 from oracle import Array, Windows
 
-from converters.graph import CaffeNet, build_net
 from converters.layers import LAYERS
 from converters.layers.registry import Shape
-from converters.mean import write_mean
+from converters.net.caffe_net import CaffeNet, build_net
 from converters.proto import caffe_pb2 as pb
-from converters.prototxt import parse_net
+from converters.prototxt.text import parse_net
+from converters.records.mean import write_mean
 
 # Nets of one layer -------------------------------------------------------------------------------
 

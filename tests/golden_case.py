@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from converters.graph import CaffeNet, build_net
+from converters.net.caffe_net import CaffeNet, build_net
 from converters.proto import caffe_pb2 as pb
-from converters.prototxt import read_net
+from converters.prototxt.text import read_net
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 from converters.commands.show import contact_sheet
 from converters.datasets.registry import find_dataset
 from converters.datasets.source import Source
-from converters.datum import decode_batch, decode_datum, encode_datum, encode_image
 from converters.errors import CaffeError
-from converters.imageset import Settings, Size, convert_imageset
-from converters.lmdb import DATA_FILE, check_lmdb, create_lmdb
-from converters.mean import read_mean, write_mean
-from converters.prototxt import parse_net
+from converters.prototxt.text import parse_net
 from converters.readers import open_reader
+from converters.records.datum import decode_batch, decode_datum, encode_datum, encode_image
+from converters.records.imageset import Settings, Size, convert_imageset
+from converters.records.lmdb_reader import DATA_FILE, check_lmdb, create_lmdb
+from converters.records.mean import read_mean, write_mean
 
 cv2 = pytest.importorskip("cv2")
 h5py = pytest.importorskip("h5py")

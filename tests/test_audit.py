@@ -7,7 +7,7 @@ import re
 import pytest
 
 from converters.proto import caffe_pb2 as pb
-from converters.prototxt import parse_text
+from converters.prototxt.text import parse_text
 from prototxt_gen.audit import Cost, audit, describe, net_cost
 from prototxt_gen.options import Options
 from prototxt_gen.recipes import find_recipe

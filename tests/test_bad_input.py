@@ -15,7 +15,7 @@ import lmdb
 import numpy as np
 import pytest
 
-from converters.datum import encode_datum
+from converters.records.datum import encode_datum
 
 NET = """
 name: "small"

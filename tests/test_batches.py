@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from converters.data_shapes import data_shapes
-from converters.datum import encode_datum, encode_image
 from converters.errors import CaffeError, DataError
-from converters.lmdb import create_lmdb
-from converters.prototxt import parse_net, read_net
-from gmnet_pt.batches import Batches, open_batches
+from converters.layers.data_shapes import data_shapes
+from converters.prototxt.text import parse_net, read_net
+from converters.records.datum import encode_datum, encode_image
+from converters.records.lmdb_reader import create_lmdb
+from gmnet_pt.solver.batches import Batches, open_batches
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = [(path / "net.prototxt", "") for path in sorted((GOLDEN / "data").iterdir())] + [

@@ -1,4 +1,5 @@
-"""`converters.caffemodel` against Caffe's own files, protobuf's parser and damaged files."""
+"""`converters.formats.caffemodel` against Caffe's own files, protobuf's parser and damaged
+files."""
 
 from __future__ import annotations
 
@@ -14,17 +15,17 @@ from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converters.caffemodel import (
+from converters.errors import MissingExtraError, NetError, OutputError, WeightsError
+from converters.formats.caffemodel import (
     Caffemodel,
     read_caffemodel,
     snapshot_net,
     stored_layers,
     write_caffemodel,
 )
-from converters.errors import MissingExtraError, NetError, OutputError, WeightsError
-from converters.net_rules import filter_net
 from converters.proto import caffe_pb2 as pb
-from converters.prototxt import parse_net, read_net
+from converters.prototxt.net_rules import filter_net
+from converters.prototxt.text import parse_net, read_net
 
 GOLDEN = Path(__file__).parent / "golden"
 SNAPSHOTS = sorted(GOLDEN.glob("solvers/*/snap_*.caffemodel"))
@@ -417,7 +418,7 @@ def test_a_failed_write_leaves_the_old_file(name: str, tmp_path: Path) -> None:
 OVER_LIMIT = """
 import resource, signal, sys
 import numpy as np
-from converters.caffemodel import write_caffemodel
+from converters.formats.caffemodel import write_caffemodel
 from converters.errors import OutputError
 from converters.proto import caffe_pb2 as pb
 

@@ -13,7 +13,7 @@ from field_rows import net_text, write_layers
 
 from converters import load_net
 from converters.__main__ import COMMANDS
-from converters.cli import run_subcommand
+from converters.command_line.program import run_subcommand
 from converters.layers.fields import to_markdown
 
 NET = """

@@ -14,7 +14,7 @@ import torch
 from golden_case import GOLDEN
 
 from converters import load_net
-from converters.mean import read_mean
+from converters.records.mean import read_mean
 from gmnet_pt.classify import Preprocessing, likeliest, main
 
 LINE = re.compile(r'(-?\d+\.\d{4}) - "(.*)"')

@@ -20,17 +20,17 @@ import numpy as np
 import pytest
 
 from converters.__main__ import COMMANDS
-from converters.cli import run_subcommand
+from converters.command_line.program import run_subcommand
 from converters.datasets import matfile
-from converters.datasets.archives import members
 from converters.datasets.build import compare_means
 from converters.datasets.digits import enlarge
 from converters.datasets.means import CHANNEL_MEANS
 from converters.datasets.registry import Dataset, datasets, find_dataset, register
 from converters.datasets.source import Source
+from converters.datasets.tar_members import members
 from converters.errors import DataError
-from converters.lmdb import LmdbReader
-from converters.mean import read_mean
+from converters.records.lmdb_reader import LmdbReader
+from converters.records.mean import read_mean
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden"

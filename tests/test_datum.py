@@ -1,4 +1,4 @@
-"""converters.datum: the bytes of a record, against protobuf's own serialisation."""
+"""converters.records.datum: the bytes of a record, against protobuf's own serialisation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converters.datum import (
+from converters.errors import DataError
+from converters.proto import caffe_pb2 as pb
+from converters.records.datum import (
     RecordError,
     decode_batch,
     decode_datum,
@@ -17,8 +19,6 @@ from converters.datum import (
     encode_datum,
     encode_image,
 )
-from converters.errors import DataError
-from converters.proto import caffe_pb2 as pb
 
 LABELS = [0, 1, 127, 128, 999, 2**31 - 1, -1, -(2**31)]
 

@@ -9,8 +9,8 @@ import pytest
 from golden_case import GOLDEN
 
 from gmnet_pt import Solver
-from gmnet_pt.caffe_log import caffe_lines
-from gmnet_pt.events import Event
+from gmnet_pt.log.caffe_log import caffe_lines
+from gmnet_pt.log.events import Event
 
 # y = 0.5·2 + 0.5·2 - 3 = -1, leaky -0.5; loss (-0.5 - 3)² / 2 = 6.125.
 NET = """

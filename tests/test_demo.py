@@ -8,8 +8,8 @@ import pytest
 
 from converters.errors import CaffeError
 from gmnet_pt.demo import report
-from gmnet_pt.events import Event, Message, Output, Scores, Snapshot
-from gmnet_pt.run_record import record_line
+from gmnet_pt.log.events import Event, Message, Output, Scores, Snapshot
+from gmnet_pt.log.run_record import record_line
 
 
 def record(folder: Path, *events: Event) -> Path:

@@ -11,9 +11,9 @@ import pytest
 from golden_case import GOLDEN, relative_error
 
 from converters import load_net
-from converters.datum import decode_datum, encode_floats
-from converters.lmdb import LmdbReader
 from converters.proto import caffe_pb2 as pb
+from converters.records.datum import decode_datum, encode_floats
+from converters.records.lmdb_reader import LmdbReader
 from gmnet_pt.features import main, tile
 
 RUN = GOLDEN / "training" / "lenet_sgd_inv"

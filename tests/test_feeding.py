@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converters.prototxt import parse_net
+from converters.prototxt.text import parse_net
 from gmnet_pt import Solver
-from gmnet_pt.batches import Batches, open_batches
+from gmnet_pt.solver.batches import Batches, open_batches
 
 GOLDEN = Path(__file__).parent / "golden"
 CLASSES, RATE, SEED, STEPS = 10, 0.01, 4, 6

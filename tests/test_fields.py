@@ -41,12 +41,12 @@ from field_rows import (
 from golden_case import GOLDEN, GoldenCase
 
 from converters.errors import CaffeError
-from converters.graph import build_net
 from converters.layers import LAYERS
 from converters.layers.fields import field_paths, honoured, to_markdown
 from converters.layers.registry import Shape
+from converters.net.caffe_net import build_net
 from converters.proto import caffe_pb2 as pb
-from converters.prototxt import parse_net, read_net
+from converters.prototxt.text import parse_net, read_net
 from converters.readers import open_reader
 
 FILLERS = {

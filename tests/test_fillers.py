@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from converters.errors import NetError
-from converters.fillers import FILLERS, fill
+from converters.layers.fillers import FILLERS, fill
 from converters.proto import caffe_pb2 as pb
 
 SHAPE = (64, 16, 5, 5)

@@ -10,7 +10,7 @@ import torch
 from golden_case import GMNET, GOLDEN, relative_error
 
 from converters import load_net
-from converters.graph import CaffeNet
+from converters.net.caffe_net import CaffeNet
 from converters.proto import caffe_pb2 as pb
 from prototxt_gen.__main__ import main
 

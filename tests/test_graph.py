@@ -9,8 +9,8 @@ import torch
 from golden_case import GOLDEN, GoldenCase
 
 from converters.errors import ShapeError
-from converters.graph import CaffeNet, build_net, escape
-from converters.prototxt import parse_net, read_net
+from converters.net.caffe_net import CaffeNet, build_net, escape
+from converters.prototxt.text import parse_net, read_net
 
 NAMES = ["a.b", "a_b", "a/b", "loss", "params", "forward", "1x1", "class", "a_x2e_b", "größe", ""]
 NET = """

@@ -1,4 +1,4 @@
-"""converters.imageset against what Caffe's convert_imageset wrote (golden/imageset)."""
+"""converters.records.imageset against what Caffe's convert_imageset wrote (golden/imageset)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from converters.__main__ import COMMANDS
-from converters.cli import run_subcommand
-from converters.datum import decode_datum
+from converters.command_line.program import run_subcommand
 from converters.errors import DataError
-from converters.imageset import Settings, Size, convert_imageset, read_list
-from converters.lmdb import LmdbReader
+from converters.records.datum import decode_datum
+from converters.records.imageset import Settings, Size, convert_imageset, read_list
+from converters.records.lmdb_reader import LmdbReader
 
 cv2 = pytest.importorskip("cv2")
 

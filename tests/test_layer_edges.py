@@ -10,12 +10,12 @@ import torch
 from field_rows import net_text
 
 from converters import load_net, save_caffemodel
-from converters.caffemodel import read_caffemodel
 from converters.errors import CaffeError, WeightsError
-from converters.graph import CaffeNet, build_net
+from converters.formats.caffemodel import read_caffemodel
 from converters.layers.registry import Shape
+from converters.net.caffe_net import CaffeNet, build_net
 from converters.proto import caffe_pb2 as pb
-from converters.prototxt import parse_net
+from converters.prototxt.text import parse_net
 
 
 def build(text: str, phase: str = "TEST") -> CaffeNet:

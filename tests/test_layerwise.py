@@ -6,7 +6,7 @@ import pytest
 import torch
 from golden_case import GoldenCase, relative_error
 
-from gmnet_pt.layerwise import backward, forward, total_loss
+from converters.net.layerwise import backward, forward, total_loss
 
 # Loss weights on several tops, shared parameters, BatchNorm, in-place layers, several tops.
 CASES = ["loss_weights", "net_siamese_shared", "net_grouped_bn", "net_lenet", "lstm_0", "slice_0"]

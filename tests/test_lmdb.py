@@ -1,4 +1,5 @@
-"""converters.lmdb and the commands mean, verify and show: whole or absent, in order, checked."""
+"""converters.records.lmdb_reader and the commands mean, verify and show: whole or absent, in order,
+checked."""
 
 from __future__ import annotations
 
@@ -18,12 +19,12 @@ import numpy as np
 import pytest
 
 from converters.__main__ import COMMANDS
-from converters.cli import run_subcommand
-from converters.datum import encode_batch, encode_datum
+from converters.command_line.program import run_subcommand
 from converters.errors import DataError, OutputError
-from converters.lmdb import LmdbReader, check_lmdb, create_lmdb
-from converters.mean import MeanImage, read_mean
 from converters.proto import caffe_pb2 as pb
+from converters.records.datum import encode_batch, encode_datum
+from converters.records.lmdb_reader import LmdbReader, check_lmdb, create_lmdb
+from converters.records.mean import MeanImage, read_mean
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden"
@@ -146,9 +147,9 @@ def test_a_folder_below_a_file_cannot_be_written(tmp_path: Path) -> None:
 FILL = """
 import sys, resource
 import numpy as np
-from converters.cli import run_guarded
-from converters.datum import encode_batch
-from converters.lmdb import create_lmdb
+from converters.command_line.program import run_guarded
+from converters.records.datum import encode_batch
+from converters.records.lmdb_reader import create_lmdb
 def main():
     records = encode_batch(np.zeros((1000, 3, 32, 32), np.uint8), np.zeros(1000, int))
     with create_lmdb(sys.argv[1], expected=20000) as writer:
@@ -233,7 +234,7 @@ def test_a_build_leaves_another_one_alone(tmp_path: Path) -> None:
     with create_lmdb(path) as first:
         first.put(b"0", b"first")
         script = f"""
-from converters.lmdb import create_lmdb
+from converters.records.lmdb_reader import create_lmdb
 with create_lmdb({str(path)!r}) as second:
     second.put(b"0", b"second")
 """

@@ -1,4 +1,5 @@
-"""gmnet_pt.log, caffe_log and run_record: our lines against the log that Caffe wrote."""
+"""gmnet_pt.log.training_log, caffe_log and run_record: our lines against the log that Caffe
+wrote."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ import numpy as np
 import pytest
 
 from converters.errors import MissingExtraError, OutputError
-from gmnet_pt.caffe_log import Line, caffe_lines, glog, parse_caffe_log
-from gmnet_pt.events import (
+from gmnet_pt.log.caffe_log import Line, caffe_lines, glog, parse_caffe_log
+from gmnet_pt.log.events import (
     Advance,
     Clip,
     Display,
@@ -33,7 +34,8 @@ from gmnet_pt.events import (
     Start,
     Stop,
 )
-from gmnet_pt.log import (
+from gmnet_pt.log.run_record import parse_record, record_line
+from gmnet_pt.log.training_log import (
     BarLog,
     CaffeLog,
     Logs,
@@ -43,7 +45,6 @@ from gmnet_pt.log import (
     describe_run,
     open_log,
 )
-from gmnet_pt.run_record import parse_record, record_line
 
 GOLDEN = Path(__file__).parent / "golden" / "training" / "lenet_sgd_inv"
 PREFIX = re.compile(r"[IWE]\d{4} \d\d:\d\d:\d\d\.\d{6} +\d+ (?=\w+\.[ch]pp:\d+\] )")

@@ -1,4 +1,4 @@
-"""gmnet_pt.lr_policy against the formulas in oracle.py and the rates that Caffe logged."""
+"""gmnet_pt.solver.lr_policy against the formulas in oracle.py and the rates that Caffe logged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from converters.errors import SolverError
 from converters.proto import caffe_pb2 as pb
-from gmnet_pt.lr_policy import rate_policy
+from gmnet_pt.solver.lr_policy import rate_policy
 
 GOLDEN = Path(__file__).parent / "golden" / "training"
 POLICIES = ("fixed", "step", "exp", "inv", "multistep", "poly", "sigmoid")

@@ -16,14 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from converters.errors import CaffeError
-from converters.graph import build_net
 from converters.layers import LAYERS
-from converters.net_rules import filter_net
-from converters.plan import NetPlan, plan_net
+from converters.net.caffe_net import build_net
+from converters.net.plan import NetPlan, plan_net
 from converters.proto import caffe_pb2 as pb
-from converters.prototxt import parse_net, parse_text, read_net, to_text
-from converters.upgrade import upgrade_solver
-from gmnet_pt import solver_file
+from converters.prototxt.net_rules import filter_net
+from converters.prototxt.text import parse_net, parse_text, read_net, to_text
+from converters.prototxt.upgrade import upgrade_solver
+from gmnet_pt.solver import solver_file
 
 LARGEST = 200_000
 """Nets of more values than this are planned and not run: the test is about errors, not memory."""

@@ -11,11 +11,11 @@ import torch
 from golden_case import GOLDEN
 
 from converters import load_net
-from converters.datum import decode_datum
-from converters.lmdb import LmdbReader
+from converters.records.datum import decode_datum
+from converters.records.lmdb_reader import LmdbReader
 from gmnet_pt import test as test_command
 from gmnet_pt import time as time_command
-from gmnet_pt.caffe_log import parse_caffe_log
+from gmnet_pt.log.caffe_log import parse_caffe_log
 
 RUN = GOLDEN / "training" / "lenet_sgd_inv"
 NET, WEIGHTS = str(RUN / "net.prototxt"), str(RUN / "snap_iter_100.caffemodel")

@@ -1,4 +1,5 @@
-"""`converters.net_rules` against Caffe's filtered layer lists and the splits of its snapshots."""
+"""`converters.prototxt.net_rules` against Caffe's filtered layer lists and the splits of its
+snapshots."""
 
 from __future__ import annotations
 
@@ -9,9 +10,9 @@ from typing import Any
 import pytest
 
 from converters.errors import NetError
-from converters.net_rules import filter_net, insert_splits
 from converters.proto import caffe_pb2 as pb
-from converters.prototxt import parse_net, read_net
+from converters.prototxt.net_rules import filter_net, insert_splits
+from converters.prototxt.text import parse_net, read_net
 
 GOLDEN = Path(__file__).parent / "golden"
 STATES = json.loads((GOLDEN / "state" / "expected.json").read_text())

@@ -32,7 +32,7 @@ def python(*arguments: str | Path, path: Path, cwd: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("module", ["converters", "converters.prototxt", "prototxt_gen"])
+@pytest.mark.parametrize("module", ["converters", "converters.prototxt.text", "prototxt_gen"])
 def test_import_stays_light(module: str, tmp_path: Path) -> None:
     code = f"import sys, {module}; print(*(set({HEAVY!r}) & set(sys.modules)))"
     assert python("-c", code, path=ROOT, cwd=tmp_path).split() == []

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from converters.errors import CaffeError, NetError, ShapeError
-from converters.graph import CaffeNet, build_net
 from converters.layers.fields import HEADING
+from converters.net.caffe_net import CaffeNet, build_net
 from converters.proto import caffe_pb2 as pb
-from converters.prototxt import parse_net
+from converters.prototxt.text import parse_net
 
 DATA = 'layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 } } }\n'
 

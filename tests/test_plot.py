@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gmnet_pt.events import Display, Output, Scores
+from gmnet_pt.log.events import Display, Output, Scores
+from gmnet_pt.log.run_record import record_line
 from gmnet_pt.plot import Curve, curves, main, read_log
-from gmnet_pt.run_record import record_line
 
 GOLDEN = Path(__file__).parent / "golden" / "training" / "lenet_sgd_inv"
 

@@ -17,11 +17,11 @@ from google.protobuf.message import Message
 
 from converters.datasets.registry import datasets
 from converters.errors import OutputError
-from converters.mean import write_mean
-from converters.net_rules import filter_net
+from converters.net.summary import summarize
 from converters.proto import caffe_pb2 as pb
-from converters.prototxt import parse_text, read_net, read_solver
-from converters.summary import summarize
+from converters.prototxt.net_rules import filter_net
+from converters.prototxt.text import parse_text, read_net, read_solver
+from converters.records.mean import write_mean
 from prototxt_gen import GeneratorError
 from prototxt_gen.__main__ import main
 from prototxt_gen.options import Options, flag

@@ -1,4 +1,4 @@
-"""Python layers against `converters.pycaffe`: permission, gradients, parameters, errors."""
+"""Python layers against `converters.layers.pycaffe`: permission, gradients, parameters, errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from converters import load_net
 from converters.errors import NetError
-from converters.graph import CaffeNet
+from converters.net.caffe_net import CaffeNet
 
 LAYERS = """
 import caffe

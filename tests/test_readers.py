@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from converters.errors import CaffeError
-from converters.prototxt import parse_net, read_net
+from converters.prototxt.text import parse_net, read_net
 from converters.readers import Reader, open_reader
-from converters.transform import Transform
+from converters.readers.transform import Transform
 
 GOLDEN = Path(__file__).parent / "golden"
 DATA = sorted(path.name for path in (GOLDEN / "data").iterdir())

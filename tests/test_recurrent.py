@@ -9,7 +9,7 @@ import torch
 
 from converters import load_net
 from converters.errors import NetError
-from converters.graph import CaffeNet
+from converters.net.caffe_net import CaffeNet
 
 STATES = {"LSTM": "hc", "RNN": "h"}
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from test_bad_input import TRAIN, Folder
 
-from converters.caffemodel import read_caffemodel
 from converters.errors import CaffeError
+from converters.formats.caffemodel import read_caffemodel
 from gmnet_pt import Solver
 
 NET = """

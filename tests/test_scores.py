@@ -1,4 +1,4 @@
-"""gmnet_pt.scores: outputs as numbers with their weights, and means over batches."""
+"""gmnet_pt.solver.scores: outputs as numbers with their weights, and means over batches."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 
 from converters import load_net
 from converters.errors import ShapeError
-from converters.graph import CaffeNet
-from gmnet_pt.events import Output
-from gmnet_pt.scores import Means, list_outputs
+from converters.net.caffe_net import CaffeNet
+from gmnet_pt.log.events import Output
+from gmnet_pt.solver.scores import Means, list_outputs
 
 # y is read and a loss too: its output is a copy, under the name that Caffe gives it.
 NET = """

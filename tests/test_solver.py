@@ -9,11 +9,11 @@ import pytest
 import torch
 from golden_case import GOLDEN, relative_error
 
-from converters.caffemodel import read_caffemodel
+from converters.formats.caffemodel import read_caffemodel
+from converters.formats.solverstate import read_solverstate
 from converters.proto import caffe_pb2 as pb
-from converters.solverstate import read_solverstate
 from gmnet_pt import Solver
-from gmnet_pt.events import Display, Event, Scores
+from gmnet_pt.log.events import Display, Event, Scores
 
 SETTINGS = sorted(path.name for path in (GOLDEN / "solvers").iterdir())
 RUNS = sorted(path.parent.name for path in (GOLDEN / "training").glob("*/solver.prototxt"))

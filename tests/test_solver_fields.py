@@ -13,8 +13,8 @@ from test_bad_input import write_database
 from converters import load_net, save_caffemodel
 from converters.proto import caffe_pb2 as pb
 from gmnet_pt import Solver
-from gmnet_pt.device import solver_device
-from gmnet_pt.events import Display, Event, Start
+from gmnet_pt.log.events import Display, Event, Start
+from gmnet_pt.solver.device import solver_device
 
 NET = """
 name: "{name}"

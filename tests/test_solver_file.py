@@ -8,7 +8,7 @@ import pytest
 
 from converters.errors import PrototxtError, SolverError
 from converters.proto import caffe_pb2 as pb
-from gmnet_pt import solver_file
+from gmnet_pt.solver import solver_file
 
 
 def solver(path: Path, text: str) -> Path:

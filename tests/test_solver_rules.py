@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from test_updates import POLICIES, RULES, relative, solvers
 
 from converters.proto import caffe_pb2 as pb
-from converters.prototxt import to_text
+from converters.prototxt.text import to_text
 from gmnet_pt import Solver
 
 # y = x Wᵀ + b against t: its gradients are written out below.

@@ -1,4 +1,4 @@
-"""`converters.solverstate` against Caffe's own solver states and damaged ones."""
+"""`converters.formats.solverstate` against Caffe's own solver states and damaged ones."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from google.protobuf.message import DecodeError
 
 from converters.errors import OutputError, SolverError
+from converters.formats.solverstate import SolverState, read_solverstate, write_solverstate
 from converters.proto import caffe_pb2 as pb
-from converters.solverstate import SolverState, read_solverstate, write_solverstate
 
 GOLDEN = Path(__file__).parent / "golden"
 STATES = sorted([*GOLDEN.glob("solvers/*/*.solverstate"), *GOLDEN.glob("training/*/*.solverstate")])

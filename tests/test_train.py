@@ -12,8 +12,8 @@ import pytest
 from test_bad_input import Folder
 
 from converters import load_net, save_caffemodel
-from converters.caffemodel import read_caffemodel
-from gmnet_pt.solver import Request
+from converters.formats.caffemodel import read_caffemodel
+from gmnet_pt.solver.solver import Request
 from gmnet_pt.train import Signals, main
 
 

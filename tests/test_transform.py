@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from converters.errors import CaffeError
-from converters.mean import write_mean
 from converters.proto import caffe_pb2 as pb
-from converters.transform import Transform
+from converters.readers.transform import Transform
+from converters.records.mean import write_mean
 
 
 def make(phase: str = "TEST", **fields: object) -> Transform:

@@ -1,4 +1,4 @@
-"""gmnet_pt.updates against the float64 formulas in oracle.py, and what Caffe refuses."""
+"""gmnet_pt.solver.updates against the float64 formulas in oracle.py, and what Caffe refuses."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from converters.errors import SolverError
 from converters.proto import caffe_pb2 as pb
-from gmnet_pt.lr_policy import rate_policy
-from gmnet_pt.updates import Updater
+from gmnet_pt.solver.lr_policy import rate_policy
+from gmnet_pt.solver.updates import Updater
 
 RULES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")
 POLICIES = ("fixed", "step", "exp", "inv", "multistep", "poly", "sigmoid")

@@ -1,4 +1,4 @@
-"""`converters.upgrade` against Caffe's own upgrades (golden/upgrade) and its refusals."""
+"""`converters.prototxt.upgrade` against Caffe's own upgrades (golden/upgrade) and its refusals."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from converters.__main__ import COMMANDS
-from converters.cli import run_subcommand
+from converters.command_line.program import run_subcommand
 from converters.errors import PrototxtError
 from converters.proto import caffe_pb2 as pb
-from converters.prototxt import parse_net, parse_text, read_net, read_solver
-from converters.upgrade import V0_TYPES, V1_TYPES, upgrade_net, upgrade_solver
+from converters.prototxt.text import parse_net, parse_text, read_net, read_solver
+from converters.prototxt.upgrade import V0_TYPES, V1_TYPES, upgrade_net, upgrade_solver
 
 GOLDEN = Path(__file__).parent / "golden" / "upgrade"
 

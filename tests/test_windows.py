@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from converters.errors import DataError
-from converters.mean import write_mean
-from converters.prototxt import parse_net
+from converters.prototxt.text import parse_net
 from converters.readers import open_reader
 from converters.readers.window import Settings, Window, WindowReader, place, read_windows
+from converters.records.mean import write_mean
 
 cv2 = pytest.importorskip("cv2")
 

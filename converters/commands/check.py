@@ -13,16 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from converters.command_line.net_options import add_python_option, parse_shapes
+from converters.command_line.progress import progress
 from converters.commands.upgrade import is_solver
 from converters.errors import CaffeError, DataError, ShapeError
 from converters.layers import LAYERS, Environment
 from converters.layers.registry import Shape
-from converters.net_options import add_python_option, parse_shapes
-from converters.net_rules import filter_net
-from converters.plan import NetPlan, plan_net
-from converters.progress import progress
+from converters.net.plan import NetPlan, plan_net
 from converters.proto import caffe_pb2 as pb
-from converters.prototxt import read_net, read_solver, read_text
+from converters.prototxt.net_rules import filter_net
+from converters.prototxt.text import read_net, read_solver, read_text
 
 if TYPE_CHECKING:
     import torch
@@ -169,7 +169,7 @@ def _compute(
     """
     import torch
 
-    from converters.graph import build_net
+    from converters.net.caffe_net import build_net
 
     torch.manual_seed(0)
     built = build_net(

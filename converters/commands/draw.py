@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from converters.draw import to_svg
-from converters.files import written_beside
-from converters.net_options import add_net_options, add_python_option, plan_of
+from converters.command_line.net_options import add_net_options, add_python_option, plan_of
+from converters.formats.whole_files import written_beside
+from converters.net.draw import to_svg
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

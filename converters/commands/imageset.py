@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from converters.imageset import Settings, Size, convert_imageset
+from converters.records.imageset import Settings, Size, convert_imageset
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from converters.files import written_beside
+from converters.formats.whole_files import written_beside
 from converters.layers.fields import to_markdown
 
 

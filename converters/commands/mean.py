@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from converters.lmdb import LmdbReader
-from converters.mean import mean_of, write_mean
-from converters.progress import progress
+from converters.command_line.progress import progress
+from converters.records.lmdb_reader import LmdbReader
+from converters.records.mean import mean_of, write_mean
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

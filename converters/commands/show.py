@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.datasets.registry import datasets
-from converters.datum import decode_datum
 from converters.errors import DataError
-from converters.images import Pixels, opencv, write_png
-from converters.lmdb import LmdbReader, key_text
-from converters.prototxt import read_net
-from converters.transform import Transform
+from converters.prototxt.text import read_net
+from converters.readers.transform import Transform
+from converters.records.datum import decode_datum
+from converters.records.images import Pixels, opencv, write_png
+from converters.records.lmdb_reader import LmdbReader, key_text
 
 _GAP = 2
 _SMALLEST = 56  # pixels: smaller images are enlarged by a whole factor

@@ -6,9 +6,14 @@ import argparse
 import json
 from dataclasses import asdict
 
+from converters.command_line.net_options import (
+    add_net_options,
+    add_python_option,
+    parse_shapes,
+    plan_of,
+)
 from converters.layers.registry import Shape
-from converters.net_options import add_net_options, add_python_option, parse_shapes, plan_of
-from converters.summary import NetSummary, summarize_plan
+from converters.net.summary import NetSummary, summarize_plan
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the summary."""
     summary = summarize_plan(plan_of(args))
     if args.weights:
-        from converters.graph import load_net
+        from converters.net.caffe_net import load_net
 
         load_net(
             args.net,

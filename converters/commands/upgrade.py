@@ -9,10 +9,10 @@ from pathlib import Path
 from google.protobuf.message import DecodeError, Message
 
 from converters.errors import PrototxtError, WeightsError
-from converters.files import written_beside
+from converters.formats.whole_files import written_beside
 from converters.proto import caffe_pb2 as pb
-from converters.prototxt import parse_net, parse_text, to_text
-from converters.upgrade import upgrade_net, upgrade_solver
+from converters.prototxt.text import parse_net, parse_text, to_text
+from converters.prototxt.upgrade import upgrade_net, upgrade_solver
 
 COMMENT_OR_STRING = re.compile(r"""#[^\n]*|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'""")
 # A text file has no control bytes but tab, line feed, form feed and carriage return.

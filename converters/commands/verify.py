@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.datum import decode_datum, describe
+from converters.command_line.progress import progress
 from converters.errors import CaffeError, DataError
-from converters.lmdb import LONGEST_KEY, LmdbReader, check_lmdb, key_text
-from converters.mean import MeanImage
-from converters.progress import progress
+from converters.records.datum import decode_datum, describe
+from converters.records.lmdb_reader import LONGEST_KEY, LmdbReader, check_lmdb, key_text
+from converters.records.mean import MeanImage
 
 SHOWN = 20  # bad records that are listed, at most
 _BLOCK = 1000

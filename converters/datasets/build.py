@@ -11,15 +11,21 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from converters.command_line.progress import progress
 from converters.datasets.means import CHANNEL_MEANS
 from converters.datasets.registry import BLOCK, Dataset, Images, Split
 from converters.datasets.source import Source
-from converters.datum import describe, encode_batch
 from converters.errors import DataError, OutputError
-from converters.images import Buffer, Pixels
-from converters.lmdb import DATA_FILE, LmdbReader, LmdbWriter, check_target, create_lmdb
-from converters.mean import MeanImage, write_mean
-from converters.progress import progress
+from converters.records.datum import describe, encode_batch
+from converters.records.images import Buffer, Pixels
+from converters.records.lmdb_reader import (
+    DATA_FILE,
+    LmdbReader,
+    LmdbWriter,
+    check_target,
+    create_lmdb,
+)
+from converters.records.mean import MeanImage, write_mean
 
 
 class Built(NamedTuple):

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from converters.datasets.archives import Readable, members
 from converters.datasets.registry import BLOCK, Dataset, Images, Option, Split, register
 from converters.datasets.source import Archive, Source
+from converters.datasets.tar_members import Readable, members
 from converters.errors import DataError
 
 _PIXELS = 3 * 32 * 32

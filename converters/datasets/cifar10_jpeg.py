@@ -10,12 +10,12 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from converters.datasets.archives import members
 from converters.datasets.registry import BLOCK, Dataset, Images, Split, register
 from converters.datasets.source import Source
-from converters.datum import decode_image
+from converters.datasets.tar_members import members
 from converters.errors import DataError
-from converters.images import Pixels
+from converters.records.datum import decode_image
+from converters.records.images import Pixels
 
 ARCHIVE = "cifar10-jpeg.tar.gz"
 SEED = 0

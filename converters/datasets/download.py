@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 
+from converters.command_line.progress import progress
 from converters.datasets.source import Archive
 from converters.errors import DataError
-from converters.files import output_error
-from converters.progress import progress
+from converters.formats.whole_files import output_error
 
 CHUNK = 1 << 20
 ATTEMPTS_WITHOUT_PROGRESS = 3

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 import converters.datasets
 from converters.datasets.source import Archive, Source
 from converters.errors import DataError
-from converters.images import Pixels
+from converters.records.images import Pixels
 
 Split: TypeAlias = Literal["train", "test"]
 BLOCK = 1000  # images that a reader yields at once, at most

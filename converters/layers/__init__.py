@@ -9,14 +9,18 @@ from converters.layers.registry import LAYERS, Environment, Layer
 
 FAMILIES = (
     "activation",
-    "common",
+    "choosing",
     "convolution",
     "data",
+    "joining",
+    "linear",
     "loss",
     "normalization",
+    "pooling",
     "python_layer",
     "recurrent",
-    "vision",
+    "reducing",
+    "shaping",
 )
 _modules: list[ModuleType] = [
     importlib.import_module(f"converters.layers.{family}") for family in FAMILIES
@@ -26,7 +30,8 @@ __all__ = ["FAMILIES", "LAYERS", "Environment", "Layer", "bind_torch"]
 
 
 def bind_torch() -> None:
-    """Give the families the torch modules that they name: called once, by `converters.graph`."""
+    """Give the families the torch modules that they name: called once, by
+    `converters.net.caffe_net`."""
     import torch
     import torch.nn.functional
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from converters.errors import MissingExtraError
-from converters.files import written_beside
+from converters.formats.whole_files import written_beside
 from converters.layers.registry import BlobSpec, Count, Layer, LayerState, Shape, register
 from converters.proto import caffe_pb2 as pb
 
@@ -23,7 +23,7 @@ PREFETCH = "batches are prepared ahead in any case"
 
 
 class _Source(Layer):
-    """A layer without bottoms whose tops the caller gives, or `gmnet_pt.batches` reads."""
+    """A layer without bottoms whose tops the caller gives, or `gmnet_pt.solver.batches` reads."""
 
     bottoms = Count(0, 0)
     tops = Count(1, None)
@@ -48,7 +48,7 @@ class _FileSource(_Source):
     """A data layer that reads files: its tops' shapes are those of the first record."""
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        from converters.data_shapes import data_shapes
+        from converters.layers.data_shapes import data_shapes
 
         env = self.environment
         return data_shapes(self.param, env.phase, env.source, env.folder)
@@ -176,7 +176,7 @@ class DummyData(Layer):
         return {"anchor": ()}
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
-        from converters.fillers import fill
+        from converters.layers.fillers import fill
 
         anchor = state.state["anchor"]
         place = f'{self.environment.source}: layer "{self.name}"'

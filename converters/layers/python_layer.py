@@ -1,4 +1,5 @@
-"""Layers that a user wrote in Python, run against `converters.pycaffe` if the user allows it.
+"""Layers that a user wrote in Python, run against `converters.layers.pycaffe` if the user allows
+it.
 
 NumPy alone is needed to build and shape them; `gradients.PythonCall` joins them to autograd.
 """
@@ -15,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converters import pycaffe
 from converters.errors import CaffeError
+from converters.layers import pycaffe
 from converters.layers.registry import BlobSpec, Count, Layer, LayerState, Shape, register
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 A family of layers is one file beside this one. Its classes say what Caffe's LayerSetUp, Reshape and
 Forward do. Shapes must be known without importing torch (the generator's audit and the summary need
 them), so a family imports torch under TYPE_CHECKING alone and `converters.layers.bind_torch` puts
-the modules in its namespace when `converters.graph` asks for arithmetic.
+the modules in its namespace when `converters.net.caffe_net` asks for arithmetic.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What data layers read, a file per layer type: records, images by list, windows, rows, arrays.
 
-`reader` says what they share, `converters.transform` does what `transform_param` says, and
-`gmnet_pt.batches` turns the batches into tensors.
+`reader` says what they share, `converters.readers.transform` does what `transform_param` says, and
+`gmnet_pt.solver.batches` turns the batches into tensors.
 """
 
 from converters.readers import database, hdf5, image_list, memory, window

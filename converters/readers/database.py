@@ -1,4 +1,5 @@
-"""Data: records of an LMDB (`converters.lmdb`), decoded by `converters.datum`."""
+"""Data: records of an LMDB (`converters.records.lmdb_reader`), decoded by
+`converters.records.datum`."""
 
 from __future__ import annotations
 
@@ -10,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.datum import RecordError, decode_images
 from converters.errors import DataError
-from converters.images import Buffer
-from converters.lmdb import DATA_FILE, LmdbReader, key_text
 from converters.readers.reader import Reader, Shape, reads
-from converters.transform import Images
+from converters.readers.transform import Images
+from converters.records.datum import RecordError, decode_images
+from converters.records.images import Buffer
+from converters.records.lmdb_reader import DATA_FILE, LmdbReader, key_text
 
 
 @reads("Data")

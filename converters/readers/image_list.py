@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.images import decode, opencv, planes
 from converters.readers.reader import Reader, Shape, reads
+from converters.records.images import decode, opencv, planes
 
 
 class ImageFileReader(Reader):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from converters.errors import CaffeError, DataError
 from converters.proto import caffe_pb2 as pb
-from converters.transform import Transform
+from converters.readers.transform import Transform
 
 Arrays = dict[str, NDArray[np.float32]]
 Shape = tuple[int, ...]

@@ -27,9 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.errors import DataError
-from converters.images import opencv, planes
 from converters.readers.image_list import ImageFileReader
 from converters.readers.reader import Shape, reads
+from converters.records.images import opencv, planes
 
 Value = TypeVar("Value")
 _CHANNELS = 3  # images are always decoded in colour

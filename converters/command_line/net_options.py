@@ -1,0 +1,74 @@
+"""The options that choose a net's phase, state and input shapes, the same in every command."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from converters.errors import ShapeError
+from converters.layers.registry import Shape
+from converters.net.plan import NetPlan, plan_net
+from converters.prototxt.net_rules import filter_net
+from converters.prototxt.text import read_net
+
+
+def add_net_options(parser: argparse.ArgumentParser, phase: str = "TEST") -> None:
+    """Declare --phase (by default `phase`), the state and the input shapes."""
+    parser.add_argument(
+        "--phase", choices=["TRAIN", "TEST"], default=phase, help=f"default: {phase}"
+    )
+    add_state_options(parser)
+    parser.add_argument(
+        "--input-shape",
+        action="append",
+        default=[],
+        metavar="BLOB=N,C,H,W",
+        help="an input's shape; replaces an absent database; repeatable",
+    )
+
+
+def add_state_options(parser: argparse.ArgumentParser) -> None:
+    """Declare --level and --stage."""
+    parser.add_argument("--level", type=int, default=0, help="the state's level for include rules")
+    add_stage_option(parser)
+
+
+def add_stage_option(parser: argparse.ArgumentParser) -> None:
+    """Declare --stage, repeatable or with commas as in Caffe."""
+    parser.add_argument(
+        "--stage",
+        action="extend",
+        type=lambda text: [stage for stage in text.split(",") if stage],
+        default=[],
+        help="a stage of the state, or several with commas; repeatable",
+    )
+
+
+def add_python_option(parser: argparse.ArgumentParser) -> None:
+    """Declare --allow-python-layers."""
+    parser.add_argument(
+        "--allow-python-layers", action="store_true", help="run the code that Python layers name"
+    )
+
+
+def plan_of(args: argparse.Namespace) -> NetPlan:
+    """The plan of `args.net` as `add_net_options` and `add_python_option` chose it.
+
+    Raises:
+        PrototxtError, NetError, ShapeError: as reading and planning it.
+    """
+    net = filter_net(read_net(args.net), args.phase, args.level, args.stage, args.net)
+    folder, shapes = str(Path(args.net).parent), parse_shapes(args.input_shape)
+    return plan_net(net, args.phase, args.net, shapes, folder, args.allow_python_layers)
+
+
+def parse_shapes(settings: list[str]) -> dict[str, Shape]:
+    """`data=64,3,32,32` as {"data": (64, 3, 32, 32)}; raises ShapeError for anything else."""
+    shapes = {}
+    for setting in settings:
+        name, _, sizes = setting.partition("=")
+        try:
+            shapes[name] = tuple(int(size) for size in sizes.split(","))
+        except ValueError as error:
+            raise ShapeError(f"--input-shape {setting}: use BLOB=N,C,H,W, whole numbers") from error
+    return shapes

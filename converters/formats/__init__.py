@@ -1,0 +1,1 @@
+"""Files, their bytes declared once: protobuf wire, blobs, HDF5, caffemodels, solver states."""

@@ -1,0 +1,136 @@
+"""Caffe's solver states: where a run stood and what its update rule remembers.
+
+Binary and HDF5, read and written as Caffe does; `gmnet_pt.solver.solver` makes the snapshot and
+`converters.formats.caffemodel` its weights. Source: Caffe solvers/sgd_solver.cpp
+(SnapshotSolverStateTo…, RestoreSolverStateFrom…), util/hdf5.cpp.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from converters.errors import SolverError
+from converters.formats.blob import (
+    BYTES,
+    VARINT,
+    FloatArray,
+    created_hdf5,
+    encode_blob,
+    import_h5py,
+    is_hdf5,
+    message_field,
+    opened_hdf5,
+    opened_wire,
+    write_chunks,
+)
+from converters.formats.whole_files import written_beside
+from converters.proto import caffe_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+_ITER, _LEARNED_NET, _HISTORY, _CURRENT_STEP = (
+    pb.SolverState.DESCRIPTOR.fields_by_name[name].number
+    for name in ("iter", "learned_net", "history", "current_step")
+)
+
+
+@dataclass(frozen=True, eq=False)
+class SolverState:
+    """A snapshot's solver half.
+
+    `history` has an array per learnable parameter in the net's order, and for Adam and AdaDelta a
+    second such block. `learned_net` is the weight file's name as the writer knew it.
+    """
+
+    iter: int
+    current_step: int
+    learned_net: str
+    history: Sequence[FloatArray]
+
+
+def read_solverstate(path: str | Path) -> SolverState:
+    """Read a solver state, told binary or HDF5 by its first bytes.
+
+    Raises:
+        SolverError: an empty or foreign file, or one cut short (with the byte).
+    """
+    if is_hdf5(path):
+        return _read_hdf5(path)
+    numbers: dict[int, int] = {}
+    learned_net = ""
+    history: list[FloatArray] = []
+    with opened_wire(path, "solverstate", SolverError) as file:
+        for field in file.fields():
+            if field.number in (_ITER, _CURRENT_STEP) and field.wire == VARINT:
+                numbers[field.number] = field.value
+            elif field.number == _LEARNED_NET and field.wire == BYTES:
+                learned_net = file.text(field)
+            elif field.number == _HISTORY and field.wire == BYTES:
+                history.append(file.blob(field, f"history {len(history)}").array)
+        if _ITER not in numbers:
+            raise file.fail("not a solverstate: it has no iteration (is it a .caffemodel?)")
+        if _CURRENT_STEP not in numbers:
+            # Caffe writes this field last, even when it is 0; its first versions had none.
+            log.warning("%s: no current_step, taken as 0: an old file, or one cut short", path)
+    return SolverState(numbers[_ITER], numbers.get(_CURRENT_STEP, 0), learned_net, tuple(history))
+
+
+def write_solverstate(path: str | Path, state: SolverState) -> None:
+    """Write a solver state; HDF5 if `path` ends in .h5, else binary. It is whole or absent.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    if Path(path).suffix == ".h5":
+        _write_hdf5(path, state)
+        return
+    begin = pb.SolverState(iter=state.iter, learned_net=state.learned_net)
+    with written_beside(path) as partial, open(partial, "wb") as file:
+        file.write(begin.SerializeToString())
+        for array in state.history:
+            write_chunks(file, message_field(_HISTORY, encode_blob(array)))
+        file.write(pb.SolverState(current_step=state.current_step).SerializeToString())
+
+
+def _read_hdf5(path: str | Path) -> SolverState:
+    with opened_hdf5(path, "solverstate", SolverError) as file:
+        if missing := [name for name in ("iter", "current_step", "history") if name not in file]:
+            raise SolverError(
+                f"{path}: not a solverstate: it lacks {', '.join(missing)} and has "
+                f"{', '.join(file) or 'nothing'}"
+            )
+        history = file["history"]
+        learned_net = file["learned_net"][()].decode() if "learned_net" in file else ""
+        return SolverState(
+            int(np.ravel(file["iter"])[0]),
+            int(np.ravel(file["current_step"])[0]),
+            learned_net,
+            tuple(np.asarray(history[str(i)], dtype=np.float32) for i in range(len(history))),
+        )
+
+
+def _write_hdf5(path: str | Path, state: SolverState) -> None:
+    h5py = import_h5py()
+    with created_hdf5(path) as file:
+        file.create_dataset("iter", data=np.array([state.iter], dtype="<i4"))
+        _write_string(h5py, file, "learned_net", state.learned_net)
+        file.create_dataset("current_step", data=np.array([state.current_step], dtype="<i4"))
+        history = file.create_group("history")
+        for index, array in enumerate(state.history):
+            history.create_dataset(str(index), data=np.asarray(array, dtype="<f4"))
+
+
+def _write_string(h5py: Any, file: Any, name: str, text: str) -> None:
+    """A scalar string with its final zero byte, as C programs read it; h5py alone omits that."""
+    content = text.encode() + b"\0"
+    kind = h5py.h5t.C_S1.copy()
+    kind.set_size(len(content))
+    space = h5py.h5s.create(h5py.h5s.SCALAR)
+    dataset = h5py.h5d.create(file.id, name.encode(), kind, space)
+    dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, np.array(content, dtype=f"S{len(content)}"), kind)

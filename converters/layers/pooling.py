@@ -1,0 +1,250 @@
+"""Pooling over spatial axes: Pooling, SPP."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from converters.layers.registry import ENGINE, BlobSpec, Count, Layer, LayerState, Shape, register
+from converters.proto import caffe_pb2 as pb
+
+if TYPE_CHECKING:
+    import torch
+    import torch.nn.functional as F
+    from torch import Tensor
+
+FLT_MAX = 3.4028234663852886e38
+
+
+class PoolingWindows(NamedTuple):
+    """Pooling's geometry on the two spatial axes."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    pad: tuple[int, int]
+    floor: bool = False
+
+
+def pooled_size(layer: Layer, size: tuple[int, int], w: PoolingWindows) -> tuple[int, int]:
+    """Caffe's rounding: ceil (or floor), less a last window that starts beyond image and pad.
+
+    With pad 0 Caffe keeps such a window and reads outside the image: that shape is refused.
+    """
+    out = []
+    for n, k, s, p in zip(size, w.kernel, w.stride, w.pad):
+        steps = (n + 2 * p - k) / s
+        length = (math.floor(steps) if w.floor else math.ceil(steps)) + 1
+        if any(w.pad) and (length - 1) * s >= n + p:
+            length -= 1
+        if length < 1 or n + 2 * p < 1:
+            raise layer.shape_error(
+                f"kernel {w.kernel} with stride {w.stride} and pad {w.pad} does not fit "
+                f"bottom size {size}"
+            )
+        if (length - 1) * s - p >= n:
+            raise layer.shape_error(
+                f"kernel {w.kernel}, stride {w.stride}, pad {w.pad} put the last window outside "
+                f"bottom size {size} (Caffe would read beyond the blob); use a stride of at most "
+                "the kernel size, or round_mode: FLOOR"
+            )
+        out.append(length)
+    return out[0], out[1]
+
+
+def _padded(x: Tensor, w: PoolingWindows, out: tuple[int, int], value: float) -> Tensor:
+    """Pad so that every window of Caffe's lies inside: left by pad, right as far as they reach."""
+    sides: list[int] = []
+    for axis in (1, 0):
+        reach = (out[axis] - 1) * w.stride[axis] + w.kernel[axis] - w.pad[axis]
+        sides += [w.pad[axis], max(0, reach - x.shape[2 + axis])]
+    return F.pad(x, sides, value=value) if any(sides) else x
+
+
+def _trimmed(y: Tensor, out: tuple[int, int]) -> Tensor:
+    """Without windows that torch makes and Caffe does not; slicing costs a copy in backward."""
+    return y if tuple(y.shape[2:]) == out else y[:, :, : out[0], : out[1]]
+
+
+def max_pool(layer: Layer, x: Tensor, w: PoolingWindows) -> tuple[Tensor, Tensor]:
+    """Maximum and its flat index h·W + w in the image; the first of equals wins, NaN never."""
+    height, width = x.shape[2], x.shape[3]
+    out = pooled_size(layer, (height, width), w)
+    x = torch.nan_to_num(x, nan=-FLT_MAX, posinf=math.inf, neginf=-FLT_MAX)
+    x = _padded(x, w, out, -math.inf)
+    y, index = F.max_pool2d(x, w.kernel, w.stride, return_indices=True)
+    y, index = _trimmed(y, out), _trimmed(index, out)
+    row = torch.div(index, x.shape[3], rounding_mode="floor") - w.pad[0]
+    column = index % x.shape[3] - w.pad[1]
+    return y, (row * width + column).to(y.dtype)
+
+
+def average_pool(layer: Layer, x: Tensor, w: PoolingWindows) -> Tensor:
+    """Mean over each window; padding counts in the divisor, what reaches beyond it does not."""
+    out = pooled_size(layer, (x.shape[2], x.shape[3]), w)
+    simple = all(2 * p <= k for p, k in zip(w.pad, w.kernel))
+    y = (
+        F.avg_pool2d(x, w.kernel, w.stride, w.pad, ceil_mode=not w.floor, count_include_pad=True)
+        if simple
+        else F.avg_pool2d(
+            F.pad(x, (w.pad[1], w.pad[1], w.pad[0], w.pad[0])),
+            w.kernel,
+            w.stride,
+            ceil_mode=not w.floor,
+            count_include_pad=False,
+        )
+    )
+    return _trimmed(y, out)
+
+
+def stochastic_pool(layer: Layer, x: Tensor, w: PoolingWindows) -> Tensor:
+    """TRAIN: one value of the window, drawn in proportion to it; TEST: Σx² / Σx (0 for Σx = 0).
+
+    Source: Caffe layers/pooling_layer.cu (its CPU code has none).
+    """
+    out = pooled_size(layer, (x.shape[2], x.shape[3]), w)
+    windows = _padded(x, w, out, 0.0).unfold(2, w.kernel[0], w.stride[0])
+    windows = windows.unfold(3, w.kernel[1], w.stride[1])[:, :, : out[0], : out[1]].flatten(4)
+    total = windows.sum(-1)
+    if layer.phase == "TEST":
+        return (windows * windows).sum(-1) / torch.where(total == 0, torch.ones_like(total), total)
+    threshold = torch.rand_like(total) * total.detach()
+    reached = windows.detach().cumsum(-1) >= threshold.unsqueeze(-1)
+    chosen = reached.to(torch.uint8).argmax(-1, keepdim=True)
+    return windows.gather(-1, chosen).squeeze(-1)
+
+
+@register("Pooling", "pooling_param")
+class Pooling(Layer):
+    """MAX (with an optional mask top), AVE or STOCHASTIC pooling of (N, C, H, W).
+
+    Source: Caffe layers/pooling_layer.cpp.
+    """
+
+    tops = Count(1, 2)
+    in_place = False
+    ignored = {"pooling_param.engine": ENGINE}
+    refused = {
+        "padding with STOCHASTIC": "Caffe pads MAX and AVE alone",
+        "a last window outside the image": "with pad 0 and a stride larger than the kernel Caffe "
+        "reads and writes beyond the blob",
+    }
+
+    def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
+        param = self.param.pooling_param
+        sized = param.HasField("kernel_size")
+        both = param.HasField("kernel_h") and param.HasField("kernel_w")
+        either = param.HasField("kernel_h") or param.HasField("kernel_w")
+        if param.global_pooling:
+            if sized or either:
+                raise self.error("global_pooling takes the bottom's size: leave kernel_size out")
+        elif sized == either or (either and not both):
+            raise self.error("give kernel_size, or kernel_h and kernel_w")
+        for name in ("pad", "stride"):
+            pair = [param.HasField(f"{name}_h"), param.HasField(f"{name}_w")]
+            if (param.HasField(name) and any(pair)) or any(pair) != all(pair):
+                raise self.error(f"give {name}, or {name}_h and {name}_w")
+        if len(self.param.top) == 2 and param.pool != pb.PoolingParameter.MAX:
+            raise self.error("only MAX pooling has a second top, the mask")
+        # Read here: torch.compile traces forward and cannot ask a message for its fields.
+        p, given = param, param.HasField
+        self.kernel = (p.kernel_size,) * 2 if sized else (p.kernel_h, p.kernel_w)
+        self.pad = (p.pad_h, p.pad_w) if given("pad_h") else (p.pad, p.pad)
+        self.stride = (p.stride_h, p.stride_w) if given("stride_h") else (p.stride, p.stride)
+        self.has_mask = len(self.param.top) == 2
+        w = self.windows((2**20, 2**20))
+        if param.global_pooling and (w.pad != (0, 0) or w.stride != (1, 1)):
+            raise self.error(
+                f"global_pooling needs pad 0 and stride 1, got pad {w.pad} and stride {w.stride}"
+            )
+        if min(w.kernel) < 1 or min(w.stride) < 1:
+            raise self.error(f"kernel {w.kernel} and stride {w.stride} must be positive")
+        if any(w.pad) and param.pool == pb.PoolingParameter.STOCHASTIC:
+            raise self.error("padding is implemented for MAX and AVE pooling alone")
+        if any(p >= k for p, k in zip(w.pad, w.kernel)):
+            raise self.error(f"pad {w.pad} must be smaller than kernel {w.kernel}")
+        return ()
+
+    def windows(self, size: tuple[int, int]) -> PoolingWindows:
+        """The geometry for an image of this size."""
+        param = self.param.pooling_param
+        kernel = size if param.global_pooling else self.kernel
+        floor = param.round_mode == pb.PoolingParameter.FLOOR
+        return PoolingWindows(kernel, self.stride, self.pad, floor)
+
+    def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        if len(bottoms[0]) != 4:
+            raise self.shape_error(
+                f"bottom {self.bottom_name(0)} {bottoms[0]} must have 4 axes (N, C, H, W)"
+            )
+        size = (bottoms[0][2], bottoms[0][3])
+        out = pooled_size(self, size, self.windows(size))
+        return [(*bottoms[0][:2], *out)] * len(self.param.top)
+
+    def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
+        x = bottoms[0]
+        w = self.windows((x.shape[2], x.shape[3]))
+        method = self.param.pooling_param.pool
+        if method == pb.PoolingParameter.AVE:
+            return average_pool(self, x, w)
+        if method == pb.PoolingParameter.STOCHASTIC:
+            return stochastic_pool(self, x, w)
+        y, mask = max_pool(self, x, w)
+        return (y, mask) if self.has_mask else y
+
+
+@register("SPP", "spp_param")
+class SPP(Layer):
+    """Spatial pyramid pooling: level l pools into 2^l × 2^l bins; all are flattened and joined.
+
+    kernel = ceil(size / bins), pad = (kernel·bins - size + 1) / 2, stride = kernel; a pyramid of
+    height 1 stays (N, C, 1, 1). Source: Caffe layers/spp_layer.cpp.
+    """
+
+    in_place = False
+    ignored = {"spp_param.engine": ENGINE}
+
+    def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
+        height = self.param.spp_param.pyramid_height
+        if not 1 <= height <= 16:
+            raise self.error(f"pyramid_height {height} must be from 1 to 16")
+        return ()
+
+    def _levels(self, size: tuple[int, int]) -> list[PoolingWindows]:
+        levels = []
+        for level in range(self.param.spp_param.pyramid_height):
+            bins = 2**level
+            kernel = tuple(-(-n // bins) for n in size)
+            pad = tuple((k * bins - n + 1) // 2 for k, n in zip(kernel, size))
+            if any(p >= k for p, k in zip(pad, kernel)):
+                raise self.shape_error(
+                    f"level {level} of the pyramid needs {bins} × {bins} bins, too many for "
+                    f"bottom size {size}"
+                )
+            levels.append(
+                PoolingWindows((kernel[0], kernel[1]), (kernel[0], kernel[1]), (pad[0], pad[1]))
+            )
+        return levels
+
+    def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        if len(bottoms[0]) != 4:
+            raise self.shape_error(
+                f"bottom {self.bottom_name(0)} {bottoms[0]} must have 4 axes (N, C, H, W)"
+            )
+        n, channels, height, width = bottoms[0]
+        sizes = [pooled_size(self, (height, width), w) for w in self._levels((height, width))]
+        if len(sizes) == 1:
+            return [(n, channels, *sizes[0])]
+        return [(n, sum(channels * h * w for h, w in sizes))]
+
+    def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
+        x = bottoms[0]
+        pool: dict[int, Callable[[PoolingWindows], Tensor]] = {
+            pb.SPPParameter.MAX: lambda w: max_pool(self, x, w)[0],
+            pb.SPPParameter.AVE: lambda w: average_pool(self, x, w),
+            pb.SPPParameter.STOCHASTIC: lambda w: stochastic_pool(self, x, w),
+        }
+        levels = [
+            pool[self.param.spp_param.pool](w) for w in self._levels((x.shape[2], x.shape[3]))
+        ]
+        return levels[0] if len(levels) == 1 else torch.cat([y.flatten(1) for y in levels], 1)

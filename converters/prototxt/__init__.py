@@ -1,0 +1,1 @@
+"""Prototxt: text to messages and back, old files brought up to date, rules on messages."""

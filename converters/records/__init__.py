@@ -1,0 +1,1 @@
+"""Records of databases and what they are made of: Datum, images, means, lists, LMDB."""

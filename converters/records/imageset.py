@@ -1,0 +1,192 @@
+"""Databases from lists of image files, as Caffe's convert_imageset makes them.
+
+A list has a line `NAME LABEL` for each image; the label is what follows the last space.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.command_line.progress import progress
+from converters.errors import DataError
+from converters.records.datum import describe, encode_datum, encode_image
+from converters.records.images import decode, opencv, planes
+from converters.records.lmdb_reader import create_lmdb
+
+# Images that a thread decodes at once, as handing over small ones singly takes longer than decoding
+# them; and such tasks before their records are written.
+_TASK, _TASKS = 8, 8
+
+
+class ImageList(NamedTuple):
+    """Names (bytes, relative to a root folder) and labels, line by line."""
+
+    names: list[bytes]
+    labels: list[int]
+
+
+class Size(NamedTuple):
+    """Height and width in pixels."""
+
+    height: int
+    width: int
+
+
+class Settings(NamedTuple):
+    """How each image is stored; `shuffle` is the seed of the order, None keeps the list's."""
+
+    resize: Size | None = None
+    gray: bool = False
+    encoded: bool = False
+    shuffle: int | None = None
+    check_size: bool = False
+
+
+DEFAULT = Settings()
+
+
+class Imported(NamedTuple):
+    """How many records were written, and the names that could not be read."""
+
+    records: int
+    unreadable: list[str]
+
+
+class _Record(NamedTuple):
+    value: bytes
+    shape: str
+
+
+def read_list(path: str | Path) -> ImageList:
+    """Read a list of images.
+
+    An empty line counts, as in Caffe, as an image that cannot be read.
+
+    Raises:
+        DataError: the file is missing, or a line has no label: `list.txt:3: …`.
+    """
+    try:
+        lines = Path(path).read_bytes().split(b"\n")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    if lines[-1] == b"":
+        lines.pop()
+    names, labels = [], []
+    for number, line in enumerate(lines, 1):
+        name, _, label = line.rpartition(b" ")
+        match = re.fullmatch(rb"([+-]?\d+)\r?", label)
+        if not match and line.strip():
+            text = line.decode("utf-8", "backslashreplace")
+            raise DataError(f"{path}:{number}: {text!r} has no label; a line is NAME LABEL")
+        names.append(name)
+        labels.append(int(match[1]) if match else 0)
+    return ImageList(names, labels)
+
+
+def convert_imageset(
+    root: str | Path,
+    list_file: str | Path,
+    out: str | Path,
+    settings: Settings = DEFAULT,
+    force: bool = False,
+) -> Imported:
+    """Write the images of a list to a new LMDB under keys `%08d_NAME`.
+
+    The number counts the list's lines, after shuffling, those included that cannot be read (they
+    are named on stderr and left out). Pixels are BGR planes (C, H, W) as OpenCV decodes them,
+    resized bilinearly; with `encoded` the file's own bytes are kept unless it is resized.
+
+    Raises:
+        DataError: a bad list, no image can be read, or with `check_size` two differ in size.
+        OutputError: `out` exists or cannot be written.
+        MissingExtraError: OpenCV is not installed.
+    """
+    images = read_list(list_file)
+    order = np.arange(len(images.names))
+    if settings.shuffle is not None:
+        order = np.random.RandomState(settings.shuffle).permutation(len(order))
+    folder = str(root).rstrip("/")
+    unreadable: list[str] = []
+    first_shape = ""
+    with create_lmdb(out, force, expected=len(order)) as writer:
+        records = _read_all(folder, images, order.tolist(), settings)
+        for number, record in enumerate(progress(records, str(out), len(order), "images")):
+            name = images.names[order[number]]
+            if record is None:
+                unreadable.append(_text(name))
+                print(f"{folder}/{_text(name)}: not a readable image, left out", file=sys.stderr)
+                continue
+            first_shape = first_shape or record.shape
+            if settings.check_size and record.shape != first_shape:
+                raise DataError(
+                    f"{folder}/{_text(name)}: is {record.shape}, the images before it "
+                    f"{first_shape}; give --resize, or leave --check-size out"
+                )
+            writer.put(b"%08d_%b" % (number, name), record.value)
+        written = len(order) - len(unreadable)
+        if not written:
+            raise DataError(f"{list_file}: none of its {len(order)} images can be read")
+    return Imported(written, unreadable)
+
+
+def _read_all(
+    folder: str, images: ImageList, order: Sequence[int], settings: Settings
+) -> Iterator[_Record | None]:
+    """The records in `order`; OpenCV decodes outside Python's lock, so threads help."""
+
+    def read(start: int) -> list[_Record | None]:
+        return [
+            _read_image(f"{folder}/{_text(images.names[row])}", images.labels[row], settings)
+            for row in order[start : start + _TASK]
+        ]
+
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(order), _TASK * _TASKS):
+            tasks = range(start, min(start + _TASK * _TASKS, len(order)), _TASK)
+            yield from chain.from_iterable(pool.map(read, tasks))
+
+
+def _read_image(path: str, label: int, settings: Settings) -> _Record | None:
+    """One image as a record; None if there is no image at `path`."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except (OSError, ValueError):  # ValueError: a name with a NUL byte
+        return None
+    pixels = decode(content, not settings.gray)
+    if pixels is None:
+        return None
+    if settings.resize is not None:
+        pixels = opencv().resize(pixels, (settings.resize.width, settings.resize.height))
+    image = planes(pixels)
+    if not settings.encoded:
+        return _Record(encode_datum(image, label, write_encoded=True), describe(image))
+    if settings.resize is not None:
+        # As Caffe: compressed again in the format that the name says.
+        content = _compress(pixels, path)
+    return _Record(encode_image(content, label), describe(image))
+
+
+def _compress(pixels: NDArray[Any], path: str) -> bytes:
+    cv2 = opencv()
+    suffix = Path(path).suffix.lower()
+    try:
+        done, buffer = cv2.imencode(suffix, pixels)
+    except cv2.error:
+        done = False
+    if not done:
+        raise DataError(f"{path}: {suffix or 'no suffix'!r} is no image format to compress to")
+    return bytes(buffer)
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")

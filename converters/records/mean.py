@@ -1,0 +1,106 @@
+"""Mean images as Caffe's compute_image_mean makes them, and the files that hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.errors import DataError
+from converters.formats.whole_files import written_beside
+from converters.proto import caffe_pb2 as pb
+from converters.records.datum import describe
+
+_EXACT = 1 << 24  # below it, float32 sums of bytes are exact in any order
+
+
+class MeanImage:
+    """Sums images in record order, in float32 as Caffe does: the result is equal bit for bit."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._sum: NDArray[np.float32] | None = None
+        self._exact = True
+
+    def add(self, images: NDArray[Any]) -> None:
+        """Add `images` (N, C, H, W).
+
+        Raises:
+            DataError: they have another shape than the images before.
+        """
+        if self._sum is None:
+            self._sum = np.zeros(images.shape[1:], np.float32)
+        if images.shape[1:] != self._sum.shape:
+            raise DataError(
+                f"an image has shape {describe(images[0])}, those before it "
+                f"{describe(self._sum.astype(np.uint8))}; a mean needs one shape"
+            )
+        self.count += len(images)
+        self._exact &= images.dtype == np.uint8 and self.count * 255 < _EXACT
+        if self._exact:
+            self._sum += images.sum(axis=0, dtype=np.float32)
+        else:
+            for image in images:
+                self._sum += image
+
+    def image(self) -> NDArray[np.float32]:
+        """The mean image (C, H, W).
+
+        Raises:
+            DataError: nothing was added.
+        """
+        if self._sum is None:
+            raise DataError("no images to take the mean of")
+        return self._sum / np.float32(self.count)
+
+    def channels(self) -> NDArray[np.float64]:
+        """The mean of each channel (C,)."""
+        mean: NDArray[np.float64] = self.image().mean(axis=(1, 2), dtype=np.float64)
+        return mean
+
+
+def mean_of(batches: Iterable[NDArray[Any]]) -> MeanImage:
+    """The mean of all images in `batches`, each (N, C, H, W)."""
+    mean = MeanImage()
+    for images in batches:
+        mean.add(images)
+    return mean
+
+
+def write_mean(path: str | Path, mean: NDArray[np.float32]) -> None:
+    """Write a mean image (C, H, W) as Caffe does: a BlobProto with num 1.
+
+    Raises:
+        OutputError: `path` cannot be written.
+    """
+    channels, height, width = mean.shape
+    blob = pb.BlobProto(num=1, channels=channels, height=height, width=width)
+    blob.data.extend(mean.ravel().tolist())
+    with written_beside(path) as partial:
+        partial.write_bytes(blob.SerializeToString())
+
+
+def read_mean(path: str | Path) -> NDArray[np.float32]:
+    """The mean image (C, H, W) in a `.binaryproto` file.
+
+    Raises:
+        DataError: no such file, or it holds no mean image.
+    """
+    from google.protobuf.message import DecodeError
+
+    try:
+        blob = pb.BlobProto.FromString(Path(path).read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except DecodeError as error:
+        raise DataError(f"{path}: not a mean file (a BlobProto)") from error
+    shape = tuple(blob.shape.dim) or (blob.num, blob.channels, blob.height, blob.width)
+    values = np.array(blob.data or blob.double_data, np.float32)
+    if len(shape) < 3 or values.size == 0 or values.size != np.prod(shape[-3:]):
+        raise DataError(
+            f"{path}: {values.size} values of shape {shape}; a mean file holds one image"
+        )
+    return values.reshape(shape[-3:])

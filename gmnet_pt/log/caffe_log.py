@@ -1,0 +1,255 @@
+"""The lines of Caffe's log, written and read: events ↔ text.
+
+The texts and the file:line in each prefix are those of Caffe (solver.cpp, solvers/sgd_solver.cpp),
+numbers have C++'s six significant digits; tools made for Caffe's logs read what `glog` makes.
+Prefix: severity, month and day, time, thread, file:line (glog's format, without the year).
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from datetime import datetime
+from functools import singledispatch
+from typing import NamedTuple, TypeVar
+
+from gmnet_pt.log.events import (
+    Clip,
+    Display,
+    Evaluation,
+    Event,
+    Finetune,
+    Message,
+    MultiStep,
+    Output,
+    Resume,
+    Run,
+    Scores,
+    Snapshot,
+    Speed,
+    Start,
+    Stop,
+)
+
+AnyEvent = TypeVar("AnyEvent", bound=Event)
+
+
+class Line(NamedTuple):
+    """A log line without its prefix's time and thread."""
+
+    where: str
+    text: str
+    severity: str = "I"
+
+
+def glog(line: Line, now: datetime | None = None) -> str:
+    """The line with its prefix: `I1124 10:11:12.123456  1234 solver.cpp:239] text`."""
+    time = now or datetime.now()
+    thread = threading.get_native_id()
+    return f"{line.severity}{time:%m%d %H:%M:%S.%f} {thread:5d} {line.where}] {line.text}"
+
+
+@singledispatch
+def caffe_lines(event: Event) -> Iterator[Line]:
+    """What Caffe logs on `event`; nothing for an event that Caffe does not log."""
+    return iter(())
+
+
+@caffe_lines.register
+def _(event: Run) -> Iterator[Line]:
+    yield Line("solver.cpp:45", f"Initializing solver from parameters: \n{event.solver.rstrip()}")
+
+
+@caffe_lines.register
+def _(event: Message) -> Iterator[Line]:
+    yield Line(event.where, event.text, event.severity)
+
+
+@caffe_lines.register
+def _(event: Finetune) -> Iterator[Line]:
+    yield Line("solver.cpp:72", f"Finetuning from {event.path}")
+
+
+@caffe_lines.register
+def _(event: Start) -> Iterator[Line]:
+    yield Line("caffe.cpp:239", "Starting Optimization")
+    yield Line("solver.cpp:289", f"Solving {event.net}")
+    yield Line("solver.cpp:290", f"Learning Rate Policy: {event.lr_policy}")
+
+
+@caffe_lines.register
+def _(event: Resume) -> Iterator[Line]:
+    yield Line("caffe.cpp:235", f"Resuming from {event.path}")
+
+
+@caffe_lines.register
+def _(event: Display) -> Iterator[Line]:
+    if event.speed is None:
+        yield Line("solver.cpp:327", f"Iteration {event.iteration}, loss = {event.loss:g}")
+    else:
+        seconds, iterations, interval = event.speed
+        speed = f"{iterations / (seconds or 1):g} iter/s, {seconds:g}s/{interval} iters"
+        yield Line(
+            "solver.cpp:239", f"Iteration {event.iteration} ({speed}), loss = {event.loss:g}"
+        )
+    yield from _output_lines("solver.cpp:258", "Train", event.outputs)
+    if event.rate is not None:
+        yield Line("sgd_solver.cpp:112", f"Iteration {event.iteration}, lr = {event.rate:g}")
+
+
+@caffe_lines.register
+def _(event: MultiStep) -> Iterator[Line]:
+    text = f"MultiStep Status: Iteration {event.iteration}, step = {event.step}"
+    yield Line("sgd_solver.cpp:50", text)
+
+
+@caffe_lines.register
+def _(event: Clip) -> Iterator[Line]:
+    yield Line(
+        "sgd_solver.cpp:99",
+        f"Gradient clipping: scaling down gradients (L2 norm {event.norm:g} > {event.limit:g}) "
+        f"by scale factor {event.limit / event.norm:g}",
+    )
+
+
+@caffe_lines.register
+def _(event: Evaluation) -> Iterator[Line]:
+    yield Line("solver.cpp:347", f"Iteration {event.iteration}, Testing net (#{event.net})")
+
+
+@caffe_lines.register
+def _(event: Scores) -> Iterator[Line]:
+    if event.test_loss is not None:
+        yield Line("solver.cpp:401", f"Test loss: {event.test_loss:g}")
+    yield from _output_lines("solver.cpp:414", "Test", event.outputs)
+
+
+@caffe_lines.register
+def _(event: Snapshot) -> Iterator[Line]:
+    if event.state.endswith(".h5"):
+        yield Line("solver.cpp:474", f"Snapshotting to HDF5 file {event.model}")
+        text = f"Snapshotting solver state to HDF5 file {event.state}"
+        yield Line("sgd_solver.cpp:296", text)
+    else:
+        yield Line("solver.cpp:464", f"Snapshotting to binary proto file {event.model}")
+        text = f"Snapshotting solver state to binary proto file {event.state}"
+        yield Line("sgd_solver.cpp:284", text)
+
+
+@caffe_lines.register
+def _(event: Stop) -> Iterator[Line]:
+    if event.early:
+        yield Line("solver.cpp:311", "Optimization stopped early.")
+    else:
+        yield Line("solver.cpp:332", "Optimization Done.")
+    yield Line("caffe.cpp:250", "Optimization Done.")
+
+
+def _output_lines(where: str, phase: str, outputs: Iterable[Output]) -> Iterator[Line]:
+    for place, output in enumerate(outputs):
+        yield Line(where, f"    {phase} net output #{place}: {output_text(output)}")
+
+
+def output_text(output: Output) -> str:
+    """`accuracy = 0.98`, or `loss = 0.5 (* 2 = 1 loss)` for an output with a loss weight."""
+    name, value, weight = output
+    loss = f" (* {weight:g} = {weight * value:g} loss)" if weight else ""
+    return f"{name} = {value:g}{loss}"
+
+
+Reader = Callable[[list[Event], re.Match[str]], None]
+_READERS: list[tuple[re.Pattern[str], Reader]] = []
+
+
+def _reads(pattern: str) -> Callable[[Reader], Reader]:
+    """Register what the first match of `pattern` in a line adds to the events so far."""
+
+    def register(reader: Reader) -> Reader:
+        _READERS.append((re.compile(pattern), reader))
+        return reader
+
+    return register
+
+
+def parse_caffe_log(text: str) -> list[Event]:
+    """The starts, displays and tests in a log of Caffe's or ours, in order.
+
+    Lines of other kinds, and any prefix, are passed over; the older `Iteration 0, loss = 2.3` and
+    several runs in one file are understood.
+    """
+    events: list[Event] = []
+    for line in text.splitlines():
+        for pattern, reader in _READERS:
+            if match := pattern.search(line):
+                reader(events, match)
+                break
+    # A test that was cut off before its first result has nothing to say.
+    return [event for event in events if not _is_empty(event)]
+
+
+def _is_empty(event: Event) -> bool:
+    return isinstance(event, Scores) and not event.outputs and event.test_loss is None
+
+
+@_reads(r"\] Solving (.*)")
+def _(events: list[Event], match: re.Match[str]) -> None:
+    events.append(Start(match[1], ""))
+
+
+@_reads(r"\] Learning Rate Policy: (\S+)")
+def _(events: list[Event], match: re.Match[str]) -> None:
+    _amend(events, Start, lambda start: replace(start, lr_policy=match[1]))
+
+
+@_reads(r"Iteration (\d+) \((\S+) iter/s, (\S+)s/(\d+) iters\), loss = (\S+)")
+def _(events: list[Event], match: re.Match[str]) -> None:
+    seconds = float(match[3])
+    speed = Speed(seconds, round(float(match[2]) * (seconds or 1)), int(match[4]))
+    events.append(Display(int(match[1]), float(match[5]), speed=speed))
+
+
+@_reads(r"Iteration (\d+), loss = (\S+)")
+def _(events: list[Event], match: re.Match[str]) -> None:
+    events.append(Display(int(match[1]), float(match[2])))
+
+
+_OUTPUT = r"net output #\d+: (.+?) = (\S+)(?: \(\* (\S+) = \S+ loss\))?"
+
+
+@_reads(rf"Train {_OUTPUT}")
+def _(events: list[Event], match: re.Match[str]) -> None:
+    _amend(events, Display, lambda show: replace(show, outputs=(*show.outputs, _output(match))))
+
+
+@_reads(r"Iteration \d+, lr = (\S+)")
+def _(events: list[Event], match: re.Match[str]) -> None:
+    _amend(events, Display, lambda show: replace(show, rate=float(match[1])))
+
+
+@_reads(r"Iteration (\d+), Testing net \(#(\d+)\)")
+def _(events: list[Event], match: re.Match[str]) -> None:
+    events.append(Scores(int(match[1]), int(match[2]), ()))
+
+
+@_reads(r"Test loss: (\S+)")
+def _(events: list[Event], match: re.Match[str]) -> None:
+    _amend(events, Scores, lambda test: replace(test, test_loss=float(match[1])))
+
+
+@_reads(rf"Test {_OUTPUT}")
+def _(events: list[Event], match: re.Match[str]) -> None:
+    _amend(events, Scores, lambda test: replace(test, outputs=(*test.outputs, _output(match))))
+
+
+def _output(match: re.Match[str]) -> Output:
+    return Output(match[1], float(match[2]), float(match[3] or 0))
+
+
+def _amend(
+    events: list[Event], kind: type[AnyEvent], change: Callable[[AnyEvent], AnyEvent]
+) -> None:
+    """Change the latest event if it is of this kind; otherwise its first line is missing."""
+    if events and isinstance(latest := events[-1], kind):
+        events[-1] = change(latest)

@@ -1,0 +1,1 @@
+"""Training as Caffe does it: the solver, its step, update rules, data and snapshots."""

@@ -1,0 +1,145 @@
+"""Feeds a net's data layers: batches of `converters.readers` as tensors, one read ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from converters.proto import caffe_pb2 as pb
+from converters.readers import Arrays, MemoryReader, Reader, open_reader
+from converters.readers.database import DatabaseReader
+from converters.readers.image_list import ImageListReader
+
+if TYPE_CHECKING:
+    from converters.net.caffe_net import CaffeNet
+
+
+class _Read(NamedTuple):
+    """A batch, and the reader's state behind it."""
+
+    arrays: Arrays
+    state: dict[str, int]
+
+
+class Source(Protocol):
+    """What feeds a data layer: `Batches`, or anything else with batches by top name."""
+
+    def next(self) -> dict[str, Tensor]:
+        """The next batch."""
+
+
+class Batches:
+    """The batches of one data layer, float32 on the host, by top name.
+
+    A thread reads the next batch while this one is used; every random choice belongs to the batch,
+    so the order of things stays the same.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._thread = ThreadPoolExecutor(1, "batches")
+        self._ahead: Future[_Read] | None = None
+        self._state = reader.state()
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each top, by name."""
+        self._settle()
+        return dict(zip(self._reader.param.top, self._reader.shapes()))
+
+    @property
+    def items(self) -> int | None:
+        """How many items one round of the data has; None where the layer does not tell."""
+        if isinstance(self._reader, DatabaseReader):
+            return len(self._reader.records)
+        return len(self._reader.lines) if isinstance(self._reader, ImageListReader) else None
+
+    def next(self) -> dict[str, Tensor]:
+        """The next batch.
+
+        Raises:
+            DataError: a record, image or file of it is damaged or of another shape.
+        """
+        batch, self._ahead = self._ahead, None
+        read = batch.result() if batch else self._read()
+        self._state = read.state
+        if self._reader.ahead:
+            self._ahead = self._thread.submit(self._read)
+        return {name: torch.from_numpy(array) for name, array in read.arrays.items()}
+
+    def _read(self) -> _Read:
+        arrays = self._reader.next()
+        return _Read(arrays, self._reader.state())
+
+    def _settle(self) -> None:
+        """Let the thread finish: the reader is for one at a time."""
+        if self._ahead:
+            wait([self._ahead])
+
+    def add(self, images: Any, labels: Any) -> None:
+        """Give a MemoryData layer its images (N, C, H, W) and labels (N,), arrays or tensors.
+
+        Raises:
+            DataError: another shape or number than the layer takes, or another type of layer.
+        """
+        if not isinstance(self._reader, MemoryReader):
+            raise self._reader.fail("takes no arrays; only MemoryData does")
+        self._reader.add(np.asarray(images), np.asarray(labels))
+        self._state = self._reader.state()
+
+    def state(self) -> dict[str, int]:
+        """Everything that decides the next batch that `next` returns."""
+        return dict(self._state)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken.
+
+        Raises:
+            KeyError, ValueError: the state is not one of this layer and its data.
+        """
+        self._settle()
+        self._ahead = None
+        self._reader.restore(state)
+        self._state = self._reader.state()
+
+
+def open_batches(
+    layers: Sequence[pb.LayerParameter], phase: str, source: str, folder: str, seed: int | None
+) -> list[Batches]:
+    """The feeders of data layers, in the net's order, each with random numbers of its own.
+
+    Raises:
+        DataError: a layer's files are absent or damaged, or it is an Input, which reads nothing.
+    """
+    return [
+        Batches(open_reader(layer, phase, source, folder, _own_seed(seed, place)))
+        for place, layer in enumerate(layers)
+    ]
+
+
+def open_net_batches(net: CaffeNet, seed: int | None = None) -> list[Batches]:
+    """The feeders of all data layers of `net`; raises as `open_batches`."""
+    layers = [layer.param for layer in net.layers if layer.is_data]
+    source = net.plan.source
+    return open_batches(layers, net.phase, source, str(Path(source).parent), seed)
+
+
+def next_feed(batches: Sequence[Source], device: torch.device) -> dict[str, Tensor]:
+    """The next batch of every data layer, by top name, on `device`; raises as `Batches.next`."""
+    return {
+        name: tensor.to(device, non_blocking=True)
+        for one in batches
+        for name, tensor in one.next().items()
+    }
+
+
+def _own_seed(seed: int | None, place: int) -> int | None:
+    if seed is None:
+        return None
+    return int(np.random.SeedSequence((seed, place)).generate_state(1)[0])

@@ -1,0 +1,64 @@
+"""A net's outputs as numbers, and their means over several batches, as Caffe tests a net.
+
+The solver's tests and `gmnet_pt.test` use both. Source: Caffe solver.cpp Test, tools/caffe.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from converters.errors import ShapeError
+from converters.net.caffe_net import CaffeNet
+from gmnet_pt.log.events import Output
+
+
+def list_outputs(net: CaffeNet, outputs: Mapping[str, Tensor]) -> list[Output]:
+    """Every value of the net's outputs in Caffe's order, with its blob's loss weight."""
+    weights = {
+        value: weight
+        for position in net.plan.layers
+        for value, weight in zip(position.tops, position.loss_weights)
+    }
+    return [
+        Output(name, number, weights[value])
+        for name, value in net.plan.outputs.items()
+        for number in outputs[name].detach().float().flatten().tolist()
+    ]
+
+
+class Means:
+    """Sums the loss and the outputs of a net over batches; nothing waits for the device."""
+
+    def __init__(self, net: CaffeNet) -> None:
+        self._net = net
+        self._batches = 0
+        self._loss = torch.zeros(())
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, loss: Tensor, outputs: Mapping[str, Tensor]) -> None:
+        """Add a batch.
+
+        Raises:
+            ShapeError: an output has another shape than in the batches before.
+        """
+        for name, value in outputs.items():
+            before = self._sums.get(name)
+            if before is not None and before.shape != value.shape:
+                raise ShapeError(
+                    f'{self._net.plan.source}: output "{name}" has shape {tuple(value.shape)} in '
+                    f"batch {self._batches}, {tuple(before.shape)} before; a mean needs one shape"
+                )
+            self._sums[name] = value.float() if before is None else before + value
+        self._loss = self._loss.to(loss.device) + loss.detach()
+        self._batches += 1
+
+    def loss(self) -> float:
+        """The mean loss."""
+        return float(self._loss / self._batches)
+
+    def outputs(self) -> dict[str, Tensor]:
+        """The mean of each output, by blob name."""
+        return {name: total / self._batches for name, total in self._sums.items()}

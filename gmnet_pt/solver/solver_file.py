@@ -1,0 +1,260 @@
+"""The solver file: reading it, overriding fields, and the train and test nets that it names.
+
+`gmnet_pt.solver.solver` runs what is decided here. Source: Caffe solver.cpp, InitTrainNet,
+InitTestNets.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from google.protobuf import text_format
+
+from converters.errors import CaffeError, PrototxtError, SolverError
+from converters.proto import caffe_pb2 as pb
+from converters.prototxt.text import parse_net, read_net, read_solver, read_text
+from converters.prototxt.upgrade import upgrade_net
+
+
+class NetSource(NamedTuple):
+    """A net of the solver: its message, where it came from, and the state to filter it with."""
+
+    message: pb.NetParameter
+    source: str
+    phase: str
+    level: int
+    stages: tuple[str, ...]
+
+
+def read_solver_or_net(
+    path: str | Path, solver: str | Path | None = None, overrides: Iterable[str] = ()
+) -> tuple[pb.SolverParameter, Path]:
+    """The solver to run for `path`, a solver or a net file, and the file it was read from.
+
+    A net takes `solver`, or the solver.prototxt beside it, whose net it replaces. `overrides` are
+    FIELD=VALUE, values in prototxt syntax (quotes may be left out).
+
+    Raises:
+        PrototxtError, SolverError: the file is neither, has no net, or an override does not fit.
+    """
+    path = Path(path)
+    if not _is_net(path):
+        if solver is not None:
+            raise SolverError(f"{path}: is a solver already; --solver goes with a net")
+        message = read_solver(path)
+        override(message, overrides, str(path))
+        return _with_prefix(message, path), path
+    beside = Path(solver) if solver is not None else path.with_name("solver.prototxt")
+    if not beside.exists():
+        raise SolverError(f"{path}: is a net; there is no solver {beside} (give one with --solver)")
+    message = read_solver(beside)
+    for name in ("net_param", "train_net", "train_net_param", "test_net", "test_net_param"):
+        message.ClearField(name)
+    message.net = str(path)
+    override(message, overrides, str(beside))
+    return _with_prefix(message, beside), beside
+
+
+def _with_prefix(message: pb.SolverParameter, path: Path) -> pb.SolverParameter:
+    """Caffe's default for snapshot_prefix: the solver's own path, or its name in a given folder."""
+    if not message.HasField("snapshot_prefix"):
+        message.snapshot_prefix = str(path.with_suffix(""))
+    elif Path(message.snapshot_prefix).is_dir():
+        message.snapshot_prefix = str(Path(message.snapshot_prefix) / path.stem)
+    return message
+
+
+def _is_net(path: Path) -> bool:
+    """Whether a file reads as a net; one that reads as neither raises the likelier error."""
+    text = read_text(path)
+    try:
+        text_format.Parse(text, pb.SolverParameter())
+        return False
+    except text_format.ParseError as solver_error:
+        try:
+            parse_net(text, str(path))
+            return True
+        except PrototxtError:
+            net_error = _parse_error(text)
+            if net_error is None or _place(net_error) >= _place(solver_error):
+                raise
+            read_solver(path)
+            raise
+
+
+def _parse_error(text: str) -> text_format.ParseError | None:
+    try:
+        text_format.Parse(text, pb.NetParameter())
+    except text_format.ParseError as error:
+        return error
+    return None
+
+
+def _place(error: text_format.ParseError) -> tuple[int, int]:
+    return error.GetLine() or 0, error.GetColumn() or 0
+
+
+def override(message: pb.SolverParameter, settings: Iterable[str], source: str) -> None:
+    """Set fields given as FIELD=VALUE; a repeated field takes comma-separated values.
+
+    Raises:
+        SolverError: an unknown field (all are listed), or a value of another type.
+    """
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        field = message.DESCRIPTOR.fields_by_name.get(name.strip())
+        if not equals or field is None:
+            raise SolverError(
+                f"{source}: cannot set {setting!r}: use FIELD=VALUE with one of "
+                f"{', '.join(f.name for f in message.DESCRIPTOR.fields)}"
+            )
+        message.ClearField(field.name)
+        values = (
+            value.split(",")
+            if isinstance(getattr(message, field.name), Sequence)
+            and not (isinstance(getattr(message, field.name), str))
+            else [value]
+        )
+        for one in values:
+            _set(message, field.name, one.strip(), source)
+
+
+def _set(message: pb.SolverParameter, name: str, value: str, source: str) -> None:
+    quoted = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    for text in (value, quoted):
+        try:
+            text_format.Merge(f"{name}: {text}", message)
+            return
+        except text_format.ParseError as error:
+            reason = str(error).split(" : ", 1)[-1]
+    raise SolverError(f"{source}: cannot set {name} to {value!r}: {reason}")
+
+
+def check(solver: pb.SolverParameter, source: str) -> None:
+    """Refuse what Caffe refuses, and contradictions that it would pass over in silence.
+
+    Raises:
+        SolverError: names the fields.
+    """
+    given = [n for n in ("net", "net_param", "train_net", "train_net_param") if solver.HasField(n)]
+    if not given:
+        raise SolverError(
+            f"{source}: names no net; give one of net, net_param, train_net, train_net_param"
+        )
+    if len(given) > 1:
+        raise SolverError(f"{source}: names more than one net to train: {', '.join(given)}")
+    tests = len(solver.test_net) + len(solver.test_net_param)
+    generic = solver.HasField("net") or solver.HasField("net_param")
+    if len(solver.test_iter) < tests or (not generic and len(solver.test_iter) != tests):
+        raise SolverError(
+            f"{source}: has {len(solver.test_iter)} test_iter for {tests} test nets; "
+            "give one for each"
+        )
+    if solver.test_state and len(solver.test_state) != len(solver.test_iter):
+        raise SolverError(
+            f"{source}: has {len(solver.test_state)} test_state for {len(solver.test_iter)} test "
+            "nets; give none, or one for each"
+        )
+    if solver.test_iter and solver.test_interval <= 0:
+        raise SolverError(f"{source}: test_interval {solver.test_interval} must be positive")
+    if any(count <= 0 for count in solver.test_iter):
+        raise SolverError(f"{source}: test_iter {list(solver.test_iter)} must be positive")
+    if solver.average_loss < 1:
+        raise SolverError(f"{source}: average_loss {solver.average_loss} must be at least 1")
+    if solver.iter_size < 1:
+        raise SolverError(f"{source}: iter_size {solver.iter_size} must be at least 1")
+    if solver.snapshot < 0 or solver.display < 0 or solver.max_iter < 0:
+        raise SolverError(f"{source}: snapshot, display and max_iter must not be negative")
+    if not math.isfinite(solver.base_lr):
+        raise SolverError(f"{source}: base_lr {solver.base_lr} must be finite")
+
+
+def choose_state(solver: pb.SolverParameter, level: int | None, stages: Sequence[str]) -> None:
+    """Add a level and stages from the command line to train_state, as Caffe's tool does."""
+    if level is not None:
+        solver.train_state.level = level
+    if stages:
+        solver.train_state.stage.extend(stages)
+
+
+def choose_weights(
+    solver: pb.SolverParameter,
+    weights: str | Path | Sequence[str | Path] | None,
+    snapshot: str | Path | None,
+) -> None:
+    """Leave in `weights` the files to start from: given ones replace the solver's own.
+
+    Raises:
+        SolverError: weights and a snapshot are given.
+    """
+    given = [weights] if isinstance(weights, str | Path) else list(weights or ())
+    if given and snapshot is not None:
+        raise SolverError(
+            f"give weights to start from ({', '.join(map(str, given))}) or a snapshot to "
+            f"continue from ({snapshot}), not both"
+        )
+    if given or snapshot is not None:
+        solver.ClearField("weights")
+        solver.weights.extend(map(str, given))
+
+
+def resolve(path: str, folder: Path) -> Path:
+    """A path inside a prototxt: from the working directory first, then from the file's folder."""
+    direct = Path(path)
+    return direct if direct.exists() or direct.is_absolute() else _or(folder / path, direct)
+
+
+def _or(candidate: Path, fallback: Path) -> Path:
+    return candidate if candidate.exists() else fallback
+
+
+def train_net(solver: pb.SolverParameter, source: Path) -> NetSource:
+    """The net to train with its state: solver default < net's state < train_state."""
+    name = next(
+        n for n in ("train_net_param", "train_net", "net_param", "net") if solver.HasField(n)
+    )
+    state = pb.NetState(phase=pb.TRAIN)
+    return _net(getattr(solver, name), f"{source}: {name}", source, state, solver.train_state)
+
+
+def test_nets(solver: pb.SolverParameter, source: Path) -> list[NetSource]:
+    """The test nets in Caffe's order: test_net_params, test_nets, then the general net again."""
+    nets: list[pb.NetParameter | str] = [*solver.test_net_param, *solver.test_net]
+    remaining = len(solver.test_iter) - len(nets)
+    if remaining:
+        nets += [solver.net_param if solver.HasField("net_param") else solver.net] * remaining
+    states = list(solver.test_state) or [pb.NetState()] * len(nets)
+    return [
+        _net(net, f"{source}: test net #{index}", source, pb.NetState(phase=pb.TEST), state)
+        for index, (net, state) in enumerate(zip(nets, states))
+    ]
+
+
+def _net(
+    given: pb.NetParameter | str,
+    inline: str,
+    source: Path,
+    default: pb.NetState,
+    state: pb.NetState,
+) -> NetSource:
+    if isinstance(given, str):
+        path = resolve(given, source.parent)
+        try:
+            message, name = read_net(path), str(path)
+        except CaffeError as error:
+            if path.exists():
+                raise
+            raise SolverError(f"{source}: its net {given} does not exist") from error
+    else:
+        message = pb.NetParameter()
+        message.CopyFrom(given)
+        # Paths in an inline net are relative to the solver file.
+        message, name = upgrade_net(message, inline), str(source)
+    merged = pb.NetState()
+    for one in (default, message.state, state):
+        merged.MergeFrom(one)
+    phase = pb.Phase.Name(merged.phase)
+    return NetSource(message, name, phase, merged.level, tuple(merged.stage))
