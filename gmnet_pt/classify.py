@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from converters.command_line.net_options import net_choice
 from converters.command_line.program import positive, run_program
 from converters.errors import DataError, NetError
 from converters.records.images import decode, opencv
@@ -75,13 +76,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--top", type=positive, default=5, metavar="K", help="classes an image (5)")
     add("--scale", type=float, default=1.0, help="the net's transform_param scale (1)")
     add_options(parser)
-    parser.set_defaults(level=0, stage=[])
 
 
 def run(args: argparse.Namespace) -> int:
     """Classify the images."""
     log = CaffeLog(sys.stderr)
-    opened = open_net(args, "TEST", None, log.show)
+    opened = open_net(net_choice(args), args.device, log.show)
     preprocessing = read_preprocessing(opened, args.mean, args.scale)
     labels = read_labels(opened, args.labels)
     if args.mean is None:

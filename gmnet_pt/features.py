@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from converters.command_line.net_options import add_state_options
+from converters.command_line.net_options import add_state_options, net_choice
 from converters.command_line.program import positive, run_program
 from converters.command_line.progress import progress
 from converters.errors import DataError, OutputError, ShapeError
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     targets = _targets(args.out, names) if form not in (".npz", ".png") else {}
     for target in targets.values():
         check_target(target, args.force)
-    opened = open_net(args, "TEST", None, CaffeLog(sys.stderr).show)
+    opened = open_net(net_choice(args), args.device, CaffeLog(sys.stderr).show)
     opened.net.require_blobs(names)
     iterations = args.iterations
     if form == ".npz":

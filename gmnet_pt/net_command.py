@@ -13,8 +13,9 @@ import torch
 
 from converters.command_line.net_options import add_python_option
 from converters.errors import DataError
-from converters.layers.registry import Shape
-from converters.net.caffe_net import CaffeNet, load_net
+from converters.net.caffe_net import CaffeNet
+from converters.net.choice import NetChoice
+from converters.net.plan import plan_net
 from converters.proto import caffe_pb2 as pb
 from converters.readers.reader import READERS
 from gmnet_pt.log.events import Event, Finetune, Message
@@ -35,33 +36,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_python_option(parser)
 
 
-def open_net(
-    args: argparse.Namespace,
-    phase: str,
-    shapes: dict[str, Shape] | None,
-    show: Callable[[Event], None],
-) -> OpenNet:
-    """The net of `args.net` in `phase`, with `args.weights`, on the device; tells what it does.
+def open_net(choice: NetChoice, wanted: str | None, show: Callable[[Event], None]) -> OpenNet:
+    """The net of a choice on the device called `wanted`, or the best; tells what it does.
 
     Raises:
         CaffeError: as `load_net`; no such device.
     """
     default = solver_device(pb.SolverParameter())
-    device = default if args.device is None else named_device(args.device)
+    device = default if wanted is None else named_device(wanted)
     show(device_message(device))
-    net = load_net(
-        args.net,
-        phase,
-        args.level,
-        args.stage,
-        input_shapes=shapes,
-        allow_python_layers=args.allow_python_layers,
-    )
-    files = [name for name in (args.weights or "").split(",") if name]
-    if files:
-        for file in files:
-            show(Finetune(file))
-        for line in net.initialize(files, strict=False, refill=False).lines():
+    net = CaffeNet(plan_net(choice))
+    report = net.initialize(choice.weights, choice.strict)
+    for file in choice.weights:
+        show(Finetune(file))
+    if choice.weights:
+        for line in report.lines():
             show(Message(line, "net.cpp:746"))
     return OpenNet(net.to(device), device)
 

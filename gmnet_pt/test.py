@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from converters.command_line.net_options import add_state_options
+from converters.command_line.net_options import add_state_options, net_choice
 from converters.command_line.program import positive, run_program
 from gmnet_pt.log.caffe_log import output_text
 from gmnet_pt.log.events import Event, Message
@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Score the net and log its lines."""
     show = CaffeLog(sys.stderr).show
-    opened = open_net(args, "TEST", None, show)
+    opened = open_net(net_choice(args), args.device, show)
     score(opened, args.iterations, show)
     return 0
 

@@ -13,13 +13,12 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from converters.command_line.net_options import add_net_options, parse_shapes
+from converters.command_line.net_options import add_net_options, net_choice
 from converters.command_line.program import positive, run_program
 from converters.command_line.progress import progress
 from converters.net.caffe_net import CaffeNet
@@ -109,12 +108,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, and print the table or Caffe's lines."""
-    shapes = parse_shapes(args.input_shape)
+    choice = net_choice(args)
     log = CaffeLog(sys.stderr)
-    opened = open_net(args, args.phase, shapes, log.show)
+    opened = open_net(choice, args.device, log.show)
     label = f"{opened.net.name or args.net} ({args.phase}, {opened.device})"
     passes = progress(range(args.iterations), "timing", args.iterations, "iterations")
-    times = measure(opened, shapes, args.iterations, passes)
+    times = measure(opened, choice.input_shapes, args.iterations, passes)
     if args.log == "caffe":
         for text in caffe_lines(times):
             log.show(Message(text, "caffe.cpp:400"))
@@ -129,7 +128,7 @@ def open_sources(net: CaffeNet, given: Iterable[str]) -> list[Source]:
     Raises:
         DataError: a layer's files are absent or damaged.
     """
-    known, shapes, source = set(given), net.plan.input_shapes(), net.plan.source
+    known, shapes = set(given), net.plan.input_shapes()
     sources: list[Source] = []
     for layer in net.layers:
         if not layer.is_data:
@@ -138,8 +137,7 @@ def open_sources(net: CaffeNet, given: Iterable[str]) -> list[Source]:
         if known & set(tops) or READERS.get(layer.type, MemoryReader) is MemoryReader:
             sources.append(Noise({name: torch.rand(shapes[name]) for name in tops}))
         else:
-            folder = str(Path(source).parent)
-            sources += open_batches([layer.param], net.phase, source, folder, None)
+            sources += open_batches([layer], None)
     return sources
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from converters.net.choice import NetChoice
+from converters.net.plan import plan_net
 from converters.net.summary import SummaryRow, summarize
 from converters.proto import caffe_pb2 as pb
 from converters.prototxt.text import parse_text
@@ -51,7 +53,7 @@ def net_cost(net: pb.NetParameter) -> NetCost:
     Raises:
         NetError, ShapeError: the net does not fit together.
     """
-    summary = summarize(net, "TEST")
+    summary = summarize(plan_net(NetChoice("<net>", net)))
     rows: dict[str, list[SummaryRow]] = {}
     for row in summary.rows:
         rows.setdefault(row.name.split("/")[0], []).append(row)
@@ -187,7 +189,7 @@ def _channels_per_group(variant: str, place: str) -> dict[str, tuple[int, int]]:
     groups = {layer.name: layer.convolution_param.group for layer in net.layer}
     return {
         row.name.split("/")[0]: (row.blob_shapes[0][1], groups[row.name])
-        for row in summarize(net, "TEST").rows
+        for row in summarize(plan_net(NetChoice("<net>", net))).rows
         if row.type == "Convolution"
         and place in row.name
         and row.blob_shapes[0][2] == 3

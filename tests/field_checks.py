@@ -15,6 +15,7 @@ import torch
 from field_rows import build, net_text
 from oracle import Array
 
+from converters.environment import Environment
 from converters.errors import CaffeError
 from converters.layers.registry import Shape
 from converters.prototxt.text import parse_net
@@ -41,7 +42,7 @@ def shows(kind: str, *paths: str) -> Callable[[Show], Show]:
 def open_layer(kind: str, settings: str, folder: Path, phase: str = "TEST") -> Reader:
     text = f'layer {{ name: "layer" type: "{kind}" top: "data" top: "label" {settings} }}'
     layer = parse_net(text, "net.prototxt").layer[0]
-    return open_reader(layer, phase, str(folder / "net.prototxt"), str(folder), seed=1)
+    return open_reader(layer, Environment(str(folder / "net.prototxt"), phase, str(folder)), 1)
 
 
 def images_of(number: int, shape: Shape = (3, 6, 6)) -> list[Array]:

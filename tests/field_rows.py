@@ -14,6 +14,7 @@ from oracle import Array, Windows
 from converters.layers import LAYERS
 from converters.layers.registry import Shape
 from converters.net.caffe_net import CaffeNet, build_net
+from converters.net.choice import NetChoice
 from converters.proto import caffe_pb2 as pb
 from converters.prototxt.text import parse_net
 from converters.records.mean import write_mean
@@ -38,7 +39,8 @@ def net_text(kind: str, settings: str, bottoms: Sequence[Shape], tops: int = 1) 
 
 def build(net: pb.NetParameter, folder: Path, phase: str = "TEST") -> CaffeNet:
     torch.manual_seed(1)
-    built = build_net(net, str(folder / "net.prototxt"), phase, allow_python_layers=True).double()
+    choice = NetChoice(str(folder / "net.prototxt"), net, phase, allow_python_layers=True)
+    built = build_net(choice).double()
     for blobs in built.params.values():
         for blob in blobs:
             torch.nn.init.normal_(blob)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from converters.net.caffe_net import CaffeNet, build_net
+from converters.net.choice import NetChoice
 from converters.proto import caffe_pb2 as pb
 from converters.prototxt.text import read_net
 
@@ -75,8 +76,8 @@ class GoldenCase:
         path = self.folder / "net.prototxt"
         message = read_net(path)
         self.change(message)
-        given = weights if weights.exists() else None
-        return build_net(message, str(path), phase, weights=given).to(self.device)
+        given = (str(weights),) if weights.exists() else ()
+        return build_net(NetChoice(str(path), message, phase, weights=given)).to(self.device)
 
     def inputs(self, forward: int) -> dict[str, torch.Tensor]:
         """The inputs of the n-th forward, fresh leaves that take gradients."""

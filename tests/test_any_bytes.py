@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from converters.commands.show import contact_sheet
 from converters.datasets.registry import find_dataset
 from converters.datasets.source import Source
+from converters.environment import Environment
 from converters.errors import CaffeError
 from converters.prototxt.text import parse_net
 from converters.readers import open_reader
@@ -105,7 +106,9 @@ def read_layer(kind: str, fields: str) -> Callable[[Path], object]:
 
     def read(path: Path) -> object:
         text = f'layer {{ name: "d" type: "{kind}" top: "data" top: "label" {fields} }}'
-        reader = open_reader(parse_net(text).layer[0], "TRAIN", "net", str(path.parent), 1)
+        reader = open_reader(
+            parse_net(text).layer[0], Environment("net", "TRAIN", str(path.parent)), 1
+        )
         return reader.shapes(), reader.next(), reader.next()
 
     return read

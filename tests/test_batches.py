@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from converters.environment import Environment
 from converters.errors import CaffeError, DataError
-from converters.layers.data_shapes import data_shapes
+from converters.layers import make_layer
 from converters.prototxt.text import parse_net, read_net
+from converters.readers import open_reader
 from converters.records.datum import encode_datum, encode_image
 from converters.records.lmdb_reader import create_lmdb
 from gmnet_pt.solver.batches import Batches, open_batches
@@ -26,7 +28,8 @@ CASES = [(path / "net.prototxt", "") for path in sorted((GOLDEN / "data").iterdi
 
 
 def feed(text: str, folder: Path, phase: str = "TRAIN", seed: int | None = 1) -> Batches:
-    (batches,) = open_batches(parse_net(text).layer, phase, "net", str(folder), seed)
+    env = Environment("net", phase, str(folder))
+    (batches,) = open_batches([make_layer(one, env) for one in parse_net(text).layer], seed)
     return batches
 
 
@@ -60,7 +63,8 @@ def png(pixels: np.ndarray) -> bytes:
 def test_batches_are_caffes(path: Path, prefix: str) -> None:
     arrays = np.load(path.parent / "golden.npz")
     layers = read_net(path).layer
-    (batches,) = open_batches(layers, "TEST", str(path), str(path.parent), 1)
+    env = Environment(str(path), "TEST", str(path.parent))
+    (batches,) = open_batches([make_layer(one, env) for one in layers], 1)
     count = len({key.split("/")[-2] for key in arrays if key.startswith(f"{prefix}batch")})
     assert count == (3 if prefix else 4)
     for number in range(count):
@@ -71,7 +75,7 @@ def test_batches_are_caffes(path: Path, prefix: str) -> None:
             assert tensor.dtype == torch.float32
             assert tuple(tensor.shape) == golden.shape == batches.shapes[name]
             np.testing.assert_array_equal(tensor.numpy(), golden)
-    shapes = data_shapes(layers[0], "TEST", str(path), str(path.parent))
+    shapes = make_layer(layers[0], env).reshape([])
     assert shapes == list(batches.shapes.values())
 
 
@@ -156,7 +160,8 @@ def test_a_seed_says_it_all_and_each_layer_has_its_own(text: str, folder: Path) 
     assert_same(feed(text, folder, seed=3), feed(text, folder, seed=3), 4)
     unlike = [feed(text, folder, seed=s).next()["data"] for s in (3, 4, None)]
     layer = parse_net(text).layer[0]
-    pair = open_batches([layer, layer], "TRAIN", "net", str(folder), 3)
+    env = Environment("net", "TRAIN", str(folder))
+    pair = open_batches([make_layer(layer, env), make_layer(layer, env)], 3)
     unlike.append(pair[1].next()["data"])
     assert torch.equal(pair[0].next()["data"], unlike[0])
     for i, one in enumerate(unlike):
@@ -361,7 +366,7 @@ def test_bad_settings_are_refused(tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / "empty.txt").touch()
     layer = parse_net(text).layer[0]
     with pytest.raises(CaffeError, match=re.escape(says)) as error:
-        data_shapes(layer, "TRAIN", "net.prototxt", str(tmp_path))
+        open_reader(layer, Environment("net.prototxt", "TRAIN", str(tmp_path)), 1).shapes()
     assert "\n" not in str(error.value)
     assert str(error.value).startswith(f'net.prototxt: layer "{layer.name}"')
 

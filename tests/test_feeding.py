@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from converters.environment import Environment
+from converters.layers import make_layer
 from converters.prototxt.text import parse_net
 from gmnet_pt import Solver
 from gmnet_pt.solver.batches import Batches, open_batches
@@ -71,7 +73,9 @@ class Case:
 
     def batches(self) -> Batches:
         layer = parse_net(self.text).layer[0]
-        (batches,) = open_batches([layer], "TRAIN", "net", str(self.source), SEED)
+        (batches,) = open_batches(
+            [make_layer(layer, Environment("net", "TRAIN", str(self.source)))], SEED
+        )
         self.give_images(batches)
         return batches
 

@@ -40,11 +40,13 @@ from field_rows import (
 )
 from golden_case import GOLDEN, GoldenCase
 
+from converters.environment import Environment
 from converters.errors import CaffeError
 from converters.layers import LAYERS
 from converters.layers.fields import field_paths, honoured, to_markdown
 from converters.layers.registry import Shape
 from converters.net.caffe_net import build_net
+from converters.net.choice import NetChoice
 from converters.proto import caffe_pb2 as pb
 from converters.prototxt.text import parse_net, read_net
 from converters.readers import open_reader
@@ -130,7 +132,7 @@ def check_filler(kind: str, path: str) -> None:
     message, field = path.split(".")
     settings, bottoms = FILLED[kind]
     text = net_text(kind, f"{message} {{ {settings} {field} {{ value: 7 }} }}", bottoms)
-    blobs = build_net(parse_net(text, "net.prototxt"), "net.prototxt").params["layer"]
+    blobs = build_net(NetChoice("net.prototxt", parse_net(text, "net.prototxt"))).params["layer"]
     filled = [bool((blob == 7).all()) for blob in blobs]
     # A bias has one axis; the weights of Scale, Bias and PReLU too, and they come first.
     is_bias = [
@@ -195,7 +197,9 @@ def check_no_effect(kind: str, path: str, folder: Path) -> None:
         layer = f'layer {{ name: "l" type: "{kind}" top: "data" top: "label" {window_settings()} }}'
         net = parse_net(layer, "net.prototxt")
         change(net)
-        reader = open_reader(net.layer[0], "TEST", str(folder / "n"), str(folder), seed=1)
+        reader = open_reader(
+            net.layer[0], Environment(str(folder / "n"), "TEST", str(folder)), seed=1
+        )
         np.testing.assert_array_equal(reader.next()["data"], plain)
         return
     images = np.stack(images_of(8))
@@ -204,7 +208,7 @@ def check_no_effect(kind: str, path: str, folder: Path) -> None:
     text = f'layer {{ name: "l" type: "{kind}" top: "data" top: "label" {settings} }}'
     net = parse_net(text, "net.prototxt")
     change(net)
-    reader = open_reader(net.layer[0], "TEST", str(folder / "n"), str(folder), seed=1)
+    reader = open_reader(net.layer[0], Environment("n", "TEST", str(folder)), seed=1)
     if kind == "MemoryData":
         reader.add(images, np.arange(8))
     batch = reader.next()
@@ -231,7 +235,7 @@ def refuse(kind: str, settings: str, *bottoms: Shape, allow: bool = True) -> Sho
     def build_it(folder: Path) -> None:
         write_layers(folder)
         net = parse_net(net_text(kind, settings, bottoms), "net.prototxt")
-        build_net(net, str(folder / "net.prototxt"), allow_python_layers=allow)
+        build_net(NetChoice(str(folder / "net.prototxt"), net, allow_python_layers=allow))
 
     return build_it
 

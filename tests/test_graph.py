@@ -10,6 +10,7 @@ from golden_case import GOLDEN, GoldenCase
 
 from converters.errors import ShapeError
 from converters.net.caffe_net import CaffeNet, build_net, escape
+from converters.net.choice import NetChoice
 from converters.prototxt.text import parse_net, read_net
 
 NAMES = ["a.b", "a_b", "a/b", "loss", "params", "forward", "1x1", "class", "a_x2e_b", "größe", ""]
@@ -33,7 +34,7 @@ layer { name: "prob" type: "Softmax" bottom: "fc" top: "prob" }
 
 def build(text: str = NET, phase: str = "TEST") -> CaffeNet:
     torch.manual_seed(0)
-    return build_net(parse_net(text), "net.prototxt", phase)
+    return build_net(NetChoice("net.prototxt", parse_net(text), phase))
 
 
 X = torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8)

@@ -14,12 +14,13 @@ from converters.errors import CaffeError, WeightsError
 from converters.formats.caffemodel import read_caffemodel
 from converters.layers.registry import Shape
 from converters.net.caffe_net import CaffeNet, build_net
+from converters.net.choice import NetChoice
 from converters.proto import caffe_pb2 as pb
 from converters.prototxt.text import parse_net
 
 
 def build(text: str, phase: str = "TEST") -> CaffeNet:
-    return build_net(parse_net(text, "net.prototxt"), "net.prototxt", phase)
+    return build_net(NetChoice("net.prototxt", parse_net(text, "net.prototxt"), phase))
 
 
 class Edge(NamedTuple):

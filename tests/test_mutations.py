@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from converters.errors import CaffeError
 from converters.layers import LAYERS
 from converters.net.caffe_net import build_net
+from converters.net.choice import NetChoice
 from converters.net.plan import NetPlan, plan_net
 from converters.proto import caffe_pb2 as pb
-from converters.prototxt.net_rules import filter_net
 from converters.prototxt.text import parse_net, parse_text, read_net, to_text
 from converters.prototxt.upgrade import upgrade_solver
 from gmnet_pt.solver import solver_file
@@ -121,12 +121,12 @@ def use(net: pb.NetParameter, folder: str) -> None:
     """Plan the net in both phases; build it and run it forward and backward if it is small."""
     for phase in ("TRAIN", "TEST"):
         source = f"{folder}/net.prototxt"
-        filtered = filter_net(net, phase, source=source)
-        plan = plan_net(filtered, phase, source, folder=folder)
+        choice = NetChoice(source, net, phase)
+        plan = plan_net(choice)
         if size_of(plan) > LARGEST:
             continue
         torch.manual_seed(0)
-        built = build_net(net, source, phase)
+        built = build_net(choice)
         shapes = built.plan.input_shapes()
         feed = {name: torch.rand(shape) for name, shape in shapes.items()}
         loss, _ = built.loss(feed)

@@ -10,6 +10,7 @@ import torch
 from converters.errors import CaffeError, NetError, ShapeError
 from converters.layers.fields import HEADING
 from converters.net.caffe_net import CaffeNet, build_net
+from converters.net.choice import NetChoice
 from converters.proto import caffe_pb2 as pb
 from converters.prototxt.text import parse_net
 
@@ -34,7 +35,7 @@ def total(bottom: str, weight: float = 1) -> str:
 
 def build(text: str, phase: str = "TRAIN") -> CaffeNet:
     torch.manual_seed(0)
-    return build_net(parse_net(text, "net.prototxt"), "net.prototxt", phase)
+    return build_net(NetChoice("net.prototxt", parse_net(text, "net.prototxt"), phase))
 
 
 X = torch.arange(6.0).reshape(2, 3)

@@ -17,6 +17,8 @@ from google.protobuf.message import Message
 
 from converters.datasets.registry import datasets
 from converters.errors import OutputError
+from converters.net.choice import NetChoice
+from converters.net.plan import plan_net
 from converters.net.summary import summarize
 from converters.proto import caffe_pb2 as pb
 from converters.prototxt.net_rules import filter_net
@@ -86,7 +88,7 @@ PARAMETERS = [
 
 @pytest.mark.parametrize(("variant", "options", "expected"), PARAMETERS)
 def test_parameters(variant: str, options: dict[str, Any], expected: int) -> None:
-    summary = summarize(made(variant, **options).deploy, "TEST")
+    summary = summarize(plan_net(NetChoice("net", made(variant, **options).deploy)))
     assert summary.parameters == expected
 
 
@@ -116,7 +118,7 @@ def test_all_variants_are_whole_nets(dataset: str) -> None:
         options = {"reading": "table", "width": 0.5} if table else {}
         generated = made(name, dataset, **options)
         net = parse_text(generated.texts["net.prototxt"], pb.NetParameter(), name)
-        deploy = summarize(generated.deploy, "TEST")
+        deploy = summarize(plan_net(NetChoice("net", generated.deploy)))
         assert deploy.rows[0].type == "Input"
         assert deploy.rows[0].top_shapes == ((1, recipe.channels, recipe.size, recipe.size),)
         assert (deploy.rows[-1].type, deploy.rows[-1].top_shapes) == (
@@ -124,7 +126,7 @@ def test_all_variants_are_whole_nets(dataset: str) -> None:
             ((1, recipe.classes),),
         )
         for phase, last in (("TRAIN", "SoftmaxWithLoss"), ("TEST", "Accuracy")):
-            summary = summarize(net, phase, input_shapes=shapes)
+            summary = summarize(plan_net(NetChoice("net", net, phase, input_shapes=shapes)))
             assert summary.parameters == deploy.parameters
             assert summary.rows[-1].type == last
         solver = parse_text(generated.texts["solver.prototxt"], pb.SolverParameter(), name)

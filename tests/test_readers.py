@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from converters.environment import Environment
 from converters.errors import CaffeError
 from converters.prototxt.text import parse_net, read_net
 from converters.readers import Reader, open_reader
@@ -25,7 +26,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def open_net(path: Path, phase: str = "TEST", seed: int | None = 1) -> Reader:
     layer = read_net(path).layer[0]
-    return open_reader(layer, phase, str(path), str(path.parent), seed)
+    return open_reader(layer, Environment(str(path), phase, str(path.parent)), seed)
 
 
 def check_batches(reader: Reader, arrays: dict[str, np.ndarray], prefix: str = "") -> int:
@@ -80,10 +81,10 @@ SHUFFLED_HDF5 = """layer { name: "d" type: "HDF5Data" top: "data" top: "label"
 )
 def test_a_restored_reader_goes_on_exactly(text: str, folder: Path) -> None:
     layer = parse_net(text).layer[0]
-    first = open_reader(layer, "TRAIN", "net", str(folder), seed=5)
+    first = open_reader(layer, Environment("net", "TRAIN", str(folder)), seed=5)
     for _ in range(5):
         first.next()
-    second = open_reader(layer, "TRAIN", "net", str(folder), seed=99)
+    second = open_reader(layer, Environment("net", "TRAIN", str(folder)), seed=99)
     second.restore(first.state())
     for _ in range(7):
         one, other = first.next(), second.next()
@@ -93,7 +94,7 @@ def test_a_restored_reader_goes_on_exactly(text: str, folder: Path) -> None:
 
 def test_shuffled_images_are_all_there_each_epoch() -> None:
     layer = parse_net(SHUFFLED.replace("batch_size: 4", "batch_size: 6")).layer[0]
-    reader = open_reader(layer, "TRAIN", "net", str(IMAGES), seed=3)
+    reader = open_reader(layer, Environment("net", "TRAIN", str(IMAGES)), seed=3)
     epochs = [reader.next()["label"].tolist() for _ in range(6)]
     plain = sorted(int(line.split()[-1]) for line in (IMAGES / "list.txt").read_text().splitlines())
     assert all(sorted(epoch) == plain[:6] or len(plain) != 6 for epoch in epochs)
@@ -151,4 +152,4 @@ def test_a_random_crop_takes_the_mean_of_its_place() -> None:
 def test_bad_settings_are_refused(text: str, says: str) -> None:
     folder = GOLDEN / "data" / "data_mean_value_crop"
     with pytest.raises(CaffeError, match=says):
-        open_reader(parse_net(text).layer[0], "TRAIN", "net", str(folder)).shapes()
+        open_reader(parse_net(text).layer[0], Environment("net", "TRAIN", str(folder))).shapes()

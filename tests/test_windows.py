@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from converters.environment import Environment
 from converters.errors import DataError
 from converters.prototxt.text import parse_net
 from converters.readers import open_reader
@@ -19,7 +20,7 @@ cv2 = pytest.importorskip("cv2")
 
 
 def open_windows(text: str, folder: Path, seed: int = 1) -> WindowReader:
-    reader = open_reader(parse_net(text).layer[0], "TRAIN", "net", str(folder), seed)
+    reader = open_reader(parse_net(text).layer[0], Environment("net", "TRAIN", str(folder)), seed)
     assert isinstance(reader, WindowReader)
     return reader
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from converters.errors import ShapeError
 from converters.layers.registry import Shape
-from converters.net.plan import NetPlan, plan_net
-from converters.prototxt.net_rules import filter_net
-from converters.prototxt.text import read_net
+from converters.net.choice import NetChoice, weight_files
 
 
 def add_net_options(parser: argparse.ArgumentParser, phase: str = "TEST") -> None:
@@ -51,15 +48,22 @@ def add_python_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def plan_of(args: argparse.Namespace) -> NetPlan:
-    """The plan of `args.net` as `add_net_options` and `add_python_option` chose it.
+def net_choice(args: argparse.Namespace, phase: str = "TEST") -> NetChoice:
+    """The net that the command line names; `phase` counts where there is no option for it.
 
     Raises:
-        PrototxtError, NetError, ShapeError: as reading and planning it.
+        ShapeError: --input-shape says no shape.
     """
-    net = filter_net(read_net(args.net), args.phase, args.level, args.stage, args.net)
-    folder, shapes = str(Path(args.net).parent), parse_shapes(args.input_shape)
-    return plan_net(net, args.phase, args.net, shapes, folder, args.allow_python_layers)
+    given = vars(args)
+    return NetChoice(
+        args.net,
+        phase=given.get("phase", phase),
+        level=given.get("level", 0),
+        stages=tuple(given.get("stage", ())),
+        weights=weight_files(given.get("weights")),
+        input_shapes=parse_shapes(given.get("input_shape", [])),
+        allow_python_layers=args.allow_python_layers,
+    )
 
 
 def parse_shapes(settings: list[str]) -> dict[str, Shape]:

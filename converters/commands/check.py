@@ -10,18 +10,20 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from converters.command_line.net_options import add_python_option, parse_shapes
 from converters.command_line.progress import progress
 from converters.commands.upgrade import is_solver
+from converters.environment import Environment
 from converters.errors import CaffeError, DataError, ShapeError
-from converters.layers import LAYERS, Environment
+from converters.layers import LAYERS, make_layer
 from converters.layers.registry import Shape
+from converters.net.choice import NetChoice
 from converters.net.plan import NetPlan, plan_net
 from converters.proto import caffe_pb2 as pb
-from converters.prototxt.net_rules import filter_net
 from converters.prototxt.text import read_net, read_solver, read_text
 
 if TYPE_CHECKING:
@@ -109,7 +111,7 @@ def _check_state(net: pb.NetParameter, state: _State, path: Path, args: argparse
     shapes = plan.input_shapes()
     inputs = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
     if not args.shapes_only:
-        _compute(net, state, path, shapes, args.allow_python_layers)
+        _compute(plan)
     known = {value: shape for one in plan.layers for value, shape in zip(one.tops, one.top_shapes)}
     outputs = ", ".join(f"{name} {known[value]}" for name, value in plan.outputs.items())
     return f"{len(plan.layers)} layers, {inputs or 'no inputs'} → {outputs or 'no outputs'}"
@@ -122,16 +124,20 @@ def _plan(net: pb.NetParameter, state: _State, path: Path, args: argparse.Namesp
         CaffeError: none fits; the error of the first.
     """
     given = parse_shapes(args.input_shape)
-    filtered = filter_net(net, state.phase, stages=state.stages, source=str(path))
+    choice = NetChoice(
+        str(path),
+        net,
+        state.phase,
+        stages=state.stages,
+        allow_python_layers=args.allow_python_layers,
+    )
     first: CaffeError | None = None
     for image in USUAL:
         shapes: dict[str, Shape] = {}
-        for layer in filtered.layer:
-            shapes.update(_shapes(layer, path, state.phase, given, image))
+        for layer in choice.filtered().layer:
+            shapes.update(_shapes(layer, choice.environment, given, image))
         try:
-            return plan_net(
-                filtered, state.phase, str(path), shapes, str(path.parent), args.allow_python_layers
-            )
+            return plan_net(replace(choice, input_shapes=shapes))
         except ShapeError as error:
             first = first or error
         except CaffeError as error:
@@ -141,7 +147,7 @@ def _plan(net: pb.NetParameter, state: _State, path: Path, args: argparse.Namesp
 
 
 def _shapes(
-    layer: pb.LayerParameter, path: Path, phase: str, given: dict[str, Shape], image: Shape
+    layer: pb.LayerParameter, environment: Environment, given: dict[str, Shape], image: Shape
 ) -> dict[str, Shape]:
     """Shapes for a data layer's tops: the given ones, the file's, or `image` where it is absent."""
     cls = LAYERS.get(layer.type)
@@ -151,7 +157,7 @@ def _shapes(
     if named or layer.type == "Input" or not cls.is_data:
         return named
     try:
-        shapes = cls(layer, Environment(str(path), phase, str(path.parent))).reshape([])
+        shapes = make_layer(layer, environment).reshape([])
     except CaffeError:
         crop = layer.transform_param.crop_size
         size = (crop, crop) if crop else image[1:]
@@ -159,9 +165,7 @@ def _shapes(
     return {top: (min(s[0], BATCH), *s[1:]) if s else s for top, s in zip(layer.top, shapes)}
 
 
-def _compute(
-    net: pb.NetParameter, state: _State, path: Path, shapes: dict[str, Shape], allow_python: bool
-) -> None:
+def _compute(plan: NetPlan) -> None:
     """Run the net forward and, in TRAIN, backward.
 
     Raises:
@@ -169,24 +173,17 @@ def _compute(
     """
     import torch
 
-    from converters.net.caffe_net import build_net
+    from converters.net.caffe_net import CaffeNet
 
     torch.manual_seed(0)
-    built = build_net(
-        net,
-        str(path),
-        state.phase,
-        stages=state.stages,
-        input_shapes=shapes,
-        allow_python_layers=allow_python,
-    )
-    for module in built.layer_modules:
-        if module.layer.type == "BatchNorm":
+    built = CaffeNet(plan)
+    built.initialize([])
+    for entry, blob in zip(plan.learnables, built.learnable, strict=True):
+        if entry.spec.neutral is not None:
             # Statistics of nothing would scale by 316 in TEST, layer after layer.
-            for blob, value in zip(module.blobs, (0, 1, 1)):
-                blob.fill_(value)
-    feed = {name: _values(shape) for name, shape in shapes.items()}
-    training = state.phase == "TRAIN"
+            blob.fill_(entry.spec.neutral)
+    feed = {name: _values(shape) for name, shape in plan.input_shapes().items()}
+    training = plan.phase == "TRAIN"
     with torch.set_grad_enabled(training):
         loss, outputs = built.loss(feed)
     if training and loss.requires_grad:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from converters.command_line.net_options import add_net_options, add_python_option, plan_of
+from converters.command_line.net_options import add_net_options, add_python_option, net_choice
 from converters.formats.whole_files import written_beside
 from converters.net.draw import to_svg
+from converters.net.plan import plan_net
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the picture."""
-    plan = plan_of(args)
+    plan = plan_net(net_choice(args))
     with written_beside(args.out) as path:
         path.write_text(to_svg(plan), encoding="utf-8")
     print(f"{args.out}: {len(plan.layers)} layers")

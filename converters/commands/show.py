@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.datasets.registry import datasets
+from converters.environment import Environment
 from converters.errors import DataError
 from converters.prototxt.text import read_net
 from converters.readers.transform import Transform
@@ -140,11 +141,8 @@ def read_transform(net_file: str, database: Path) -> Transform:
     layer = next((one for one in layers if Path(one.data_param.source).name == name), layers[-1])
     layer.transform_param.mirror = False
 
-    def find(path: str) -> Path:
-        # As everywhere: from the working directory, then beside the net.
-        return Path(path) if Path(path).exists() else Path(net_file).parent / path
-
     def fail(message: str) -> DataError:
         return DataError(f'{net_file}: layer "{layer.name}": {message}')
 
-    return Transform(layer.transform_param, "TEST", fail, find)
+    environment = Environment(net_file, "TEST", str(Path(net_file).parent))
+    return Transform(layer.transform_param, "TEST", fail, environment.find)

@@ -6,20 +6,16 @@ import argparse
 import json
 from dataclasses import asdict
 
-from converters.command_line.net_options import (
-    add_net_options,
-    add_python_option,
-    parse_shapes,
-    plan_of,
-)
+from converters.command_line.net_options import add_net_options, add_python_option, net_choice
 from converters.layers.registry import Shape
-from converters.net.summary import NetSummary, summarize_plan
+from converters.net.plan import plan_net
+from converters.net.summary import NetSummary, summarize
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("net", help="a net prototxt, of any age")
-    parser.add_argument("--weights", help="a caffemodel: check that it fits the net")
+    parser.add_argument("--weights", help="caffemodels, comma-separated: check that they fit")
     add_net_options(parser)
     add_python_option(parser)
     parser.add_argument("--json", action="store_true", help="the same for machines")
@@ -27,19 +23,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the summary."""
-    summary = summarize_plan(plan_of(args))
-    if args.weights:
-        from converters.net.caffe_net import load_net
+    choice = net_choice(args)
+    summary = summarize(plan_net(choice))
+    if choice.weights:
+        from converters.net.caffe_net import build_net
 
-        load_net(
-            args.net,
-            args.phase,
-            args.level,
-            args.stage,
-            weights=args.weights,
-            input_shapes=parse_shapes(args.input_shape),
-            allow_python_layers=args.allow_python_layers,
-        )
+        build_net(choice)
     print(json.dumps(asdict(summary), indent=1) if args.json else to_table(summary))
     return 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-from converters.layers.registry import LAYERS, Environment, Layer
+from converters.layers.registry import LAYERS, Layer, make_layer
 
 FAMILIES = (
     "activation",
@@ -26,7 +26,7 @@ _modules: list[ModuleType] = [
     importlib.import_module(f"converters.layers.{family}") for family in FAMILIES
 ]
 
-__all__ = ["FAMILIES", "LAYERS", "Environment", "Layer", "bind_torch"]
+__all__ = ["FAMILIES", "LAYERS", "Layer", "bind_torch", "make_layer"]
 
 
 def bind_torch() -> None:

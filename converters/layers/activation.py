@@ -62,7 +62,7 @@ class PReLU(Layer):
         self.channels = bottoms[0][1]
         given = param.HasField("filler")
         filler = param.filler if given else pb.FillerParameter(type="constant", value=0.25)
-        return [BlobSpec(() if param.channel_shared else (self.channels,), filler)]
+        return [BlobSpec("slope", () if param.channel_shared else (self.channels,), filler)]
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         if bottoms[0][1] != self.channels:

@@ -143,9 +143,9 @@ class _Weighted(_Convolving):
                 raise self.error(f"{label} {number} is not divisible by group {self.group}")
         rows, columns = (channels, self.out) if self.transposed else (self.out, channels)
         shape = (rows, columns // self.group, *self.w.kernel)
-        specs = [BlobSpec(shape, param.weight_filler)]
+        specs = [BlobSpec("weight", shape, param.weight_filler)]
         if param.bias_term:
-            specs.append(BlobSpec((self.out,), param.bias_filler))
+            specs.append(BlobSpec("bias", (self.out,), param.bias_filler))
         return specs
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:

@@ -29,9 +29,9 @@ class InnerProduct(Layer):
         self.start = self.axis(param.axis, len(bottoms[0]))
         self.inputs = math.prod(bottoms[0][self.start :])
         shape = (param.num_output, self.inputs)
-        specs = [BlobSpec(shape[::-1] if param.transpose else shape, param.weight_filler)]
+        specs = [BlobSpec("weight", shape[::-1] if param.transpose else shape, param.weight_filler)]
         if param.bias_term:
-            specs.append(BlobSpec((param.num_output,), param.bias_filler))
+            specs.append(BlobSpec("bias", (param.num_output,), param.bias_filler))
         return specs
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
@@ -66,9 +66,9 @@ class Embed(Layer):
             raise self.error(
                 f"num_output {param.num_output} and input_dim {param.input_dim} must be positive"
             )
-        specs = [BlobSpec((param.input_dim, param.num_output), param.weight_filler)]
+        specs = [BlobSpec("weight", (param.input_dim, param.num_output), param.weight_filler)]
         if param.bias_term:
-            specs.append(BlobSpec((param.num_output,), param.bias_filler))
+            specs.append(BlobSpec("bias", (param.num_output,), param.bias_filler))
         return specs
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
@@ -93,7 +93,7 @@ class Parameter(Layer):
     bottoms = Count(0, 0)
 
     def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
-        return [BlobSpec(tuple(self.param.parameter_param.shape.dim))]
+        return [BlobSpec("value", tuple(self.param.parameter_param.shape.dim))]
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         return [tuple(self.param.parameter_param.shape.dim)]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from converters.errors import DataError
@@ -394,10 +393,8 @@ class InfogainLoss(_LabelLoss):
         """The values of a `.binaryproto` file (a BlobProto of any shape)."""
         from google.protobuf.message import DecodeError
 
-        path = Path(source)
-        path = path if path.exists() else Path(self.environment.folder, source)
         try:
-            blob = pb.BlobProto.FromString(path.read_bytes())
+            blob = pb.BlobProto.FromString(self.environment.find(source).read_bytes())
         except OSError as error:
             raise DataError(
                 f'{self.environment.source}: layer "{self.name}": infogain matrix {source} '

@@ -45,7 +45,11 @@ class BatchNorm(Layer):
                 f"bottom {self.bottom_name(0)} {bottoms[0]} must have 2 axes or more (N, C, …)"
             )
         self.channels = bottoms[0][1]
-        return [BlobSpec(shape, trained=False) for shape in ((self.channels,),) * 2 + ((1,),)]
+        return [
+            BlobSpec("mean", (self.channels,), trained=False, neutral=0),
+            BlobSpec("variance", (self.channels,), trained=False, neutral=1),
+            BlobSpec("weight", (1,), trained=False, neutral=1),
+        ]
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         if bottoms[0][1:2] != (self.channels,):
@@ -168,11 +172,11 @@ class Scale(_Broadcast):
         if len(bottoms) == 1:
             given = param.HasField("filler")
             filler = param.filler if given else pb.FillerParameter(type="constant", value=1)
-            specs.append(BlobSpec(self.blob_shape, filler))
+            specs.append(BlobSpec("weight", self.blob_shape, filler))
         if param.bias_term:
             # Caffe's inner Bias reads the axis even where the scale is a scalar.
             self.axis(param.axis, len(bottoms[0]))
-            specs.append(BlobSpec(self.blob_shape, param.bias_filler))
+            specs.append(BlobSpec("bias", self.blob_shape, param.bias_filler))
         return specs
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
@@ -189,7 +193,7 @@ class Bias(_Broadcast):
     def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
         param = self.param.bias_param
         self.blob_shape = self.aligned_shape(bottoms, param.axis, param.num_axes)
-        return [BlobSpec(self.blob_shape, param.filler)] if len(bottoms) == 1 else ()
+        return [BlobSpec("bias", self.blob_shape, param.filler)] if len(bottoms) == 1 else ()
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
         bias = bottoms[1] if len(bottoms) == 2 else state.blobs[0]

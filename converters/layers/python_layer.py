@@ -56,7 +56,10 @@ class Python(Layer):
             for index, name in enumerate(self.param.top)
         ]
         self._call("setup", self.bottom_blobs, self.top_blobs)
-        return [BlobSpec(blob.shape, values=blob.data.copy()) for blob in self.user.blobs]
+        return [
+            BlobSpec(f"blob{index}", blob.shape, values=blob.data.copy())
+            for index, blob in enumerate(self.user.blobs)
+        ]
 
     def _make(self) -> Any:
         """The user's object, made and given what Caffe gives it before setup."""

@@ -51,10 +51,10 @@ class _Recurrent(Layer):
         self.inputs = math.prod(bottoms[0][2:])
         self.static_inputs = math.prod(bottoms[2][1:]) if self.has_static else 0
         rows = self.gates * param.num_output
-        specs = [self._weight(rows, self.inputs), self._bias(rows)]
+        specs = [self._weight("weight_x", rows, self.inputs), self._bias("bias", rows)]
         if self.has_static:
-            specs.append(self._weight(rows, self.static_inputs))
-        return [*specs, self._weight(rows, param.num_output)]
+            specs.append(self._weight("weight_static", rows, self.static_inputs))
+        return [*specs, self._weight("weight_h", rows, param.num_output)]
 
     def _exposed(self) -> str:
         return "".join(f", {name}_0" for name in self.states) if self._exposes else ""
@@ -63,11 +63,11 @@ class _Recurrent(Layer):
     def _exposes(self) -> bool:
         return self.param.recurrent_param.expose_hidden
 
-    def _weight(self, rows: int, columns: int) -> BlobSpec:
-        return BlobSpec((rows, columns), self.param.recurrent_param.weight_filler)
+    def _weight(self, name: str, rows: int, columns: int) -> BlobSpec:
+        return BlobSpec(name, (rows, columns), self.param.recurrent_param.weight_filler)
 
-    def _bias(self, rows: int) -> BlobSpec:
-        return BlobSpec((rows,), self.param.recurrent_param.bias_filler)
+    def _bias(self, name: str, rows: int) -> BlobSpec:
+        return BlobSpec(name, (rows,), self.param.recurrent_param.bias_filler)
 
     def _check(self, bottoms: Sequence[Shape]) -> None:
         x, cont = bottoms[:2]
@@ -177,7 +177,11 @@ class RNN(_Recurrent):
     def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
         specs = super().setup(bottoms)
         outputs = self.param.recurrent_param.num_output
-        return [*specs, self._weight(outputs, outputs), self._bias(outputs)]
+        return [
+            *specs,
+            self._weight("weight_o", outputs, outputs),
+            self._bias("bias_o", outputs),
+        ]
 
     def unroll(
         self, blobs: list[Tensor], x: Tensor, cont: Tensor, hidden: list[Tensor]

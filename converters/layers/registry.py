@@ -8,6 +8,7 @@ the modules in its namespace when `converters.net.caffe_net` asks for arithmetic
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
+from converters.environment import Environment
 from converters.errors import NetError, ShapeError
 from converters.proto import caffe_pb2 as pb
 
@@ -30,13 +32,16 @@ ENGINE = "Caffe's engines compute the same; torch chooses its own kernels"
 class BlobSpec:
     """A parameter blob: its shape, its filler, and whether training changes it.
 
-    `trained` is False for statistics that the layer itself keeps (BatchNorm); `values` come in the
-    filler's place where a Python layer fills its blobs itself.
+    `name` is the blob's in a state_dict. `trained` is False for statistics that the layer itself
+    keeps (BatchNorm), and `neutral` is what makes those pass values as they are; `values` come in
+    the filler's place where a Python layer fills its blobs itself.
     """
 
+    name: str
     shape: Shape
     filler: pb.FillerParameter = field(default_factory=pb.FillerParameter)
     trained: bool = True
+    neutral: float | None = None
     values: np.ndarray | None = field(default=None, compare=False)
 
 
@@ -54,15 +59,6 @@ class Count(NamedTuple):
         if self.most == self.least:
             return f"{self.least}"
         return f"{self.least} or more" if self.most is None else f"{self.least} to {self.most}"
-
-
-class Environment(NamedTuple):
-    """What a layer may know about the net it stands in."""
-
-    source: str
-    phase: str
-    folder: str = "."
-    allow_python_layers: bool = False
 
 
 class LayerState(Protocol):
@@ -192,3 +188,22 @@ def register(type_name: str, *params: str) -> Callable[[LayerClass], LayerClass]
         return cls
 
     return add
+
+
+def make_layer(param: pb.LayerParameter, environment: Environment) -> Layer:
+    """The layer that `param` describes; its own `phase` wins over the net's.
+
+    Raises:
+        NetError: no such type is registered.
+    """
+    if param.type not in LAYERS:
+        lower = {known.lower(): known for known in LAYERS}
+        near = difflib.get_close_matches(param.type.lower(), lower, 2, 0.7)
+        likely = " or ".join(lower[name] for name in near)
+        hint = f"did you mean {likely}?" if near else f"known types: {', '.join(sorted(LAYERS))}"
+        raise NetError(
+            f'{environment.source}: layer "{param.name}": unknown layer type "{param.type}"; {hint}'
+        )
+    if param.HasField("phase"):
+        environment = environment._replace(phase=pb.Phase.Name(param.phase))
+    return LAYERS[param.type](param, environment)

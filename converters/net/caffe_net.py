@@ -20,12 +20,11 @@ from torch import Tensor, fx, nn
 
 from converters.errors import ShapeError
 from converters.layers import Layer, bind_torch
+from converters.net.choice import NetChoice, weight_files
 from converters.net.passes import fusion as passes
 from converters.net.plan import LayerPlan, NetPlan, plan_net
 from converters.net.weights import LoadReport, initialize
 from converters.proto import caffe_pb2 as pb
-from converters.prototxt.net_rules import filter_net
-from converters.prototxt.text import read_net
 
 bind_torch()
 
@@ -54,30 +53,24 @@ def load_net(
     Raises:
         PrototxtError, NetError, ShapeError, WeightsError, DataError: one line each.
     """
-    message = read_net(path)
     return build_net(
-        message, str(path), phase, level, stages, weights, strict, input_shapes, allow_python_layers
+        NetChoice(
+            str(path),
+            phase=phase,
+            level=level,
+            stages=tuple(stages),
+            weights=weight_files(weights),
+            strict=strict,
+            input_shapes={name: tuple(shape) for name, shape in (input_shapes or {}).items()},
+            allow_python_layers=allow_python_layers,
+        )
     )
 
 
-def build_net(
-    message: pb.NetParameter,
-    source: str,
-    phase: str = "TEST",
-    level: int = 0,
-    stages: Sequence[str] = (),
-    weights: str | Path | Sequence[str | Path] | None = None,
-    strict: bool = False,
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
-    allow_python_layers: bool = False,
-) -> CaffeNet:
-    """As `load_net`, from an upgraded message; `source` names it in errors."""
-    folder = str(Path(source).parent)
-    filtered = filter_net(message, phase, level, stages, source)
-    plan = plan_net(filtered, phase, source, input_shapes, folder, allow_python_layers)
-    files = [weights] if isinstance(weights, str | Path) else list(weights or ())
-    net = CaffeNet(plan)
-    net.initialize(files, strict).warn(files)
+def build_net(choice: NetChoice) -> CaffeNet:
+    """The net of a choice; raises as `load_net`."""
+    net = CaffeNet(plan_net(choice))
+    net.initialize(choice.weights, choice.strict).warn(choice.weights)
     return net
 
 

@@ -1,21 +1,22 @@
 """What Caffe's Net::Init does, without torch: wiring, shapes, parameters, loss weights.
 
-`plan_net` turns a filtered NetParameter into a `NetPlan` of layers whose blobs are values: every
+`plan_net` turns a chosen net into a `NetPlan` of layers whose blobs are values: every
 top is a new value, also where Caffe works in place, and a name stands for its last value.
 `converters.net.caffe_net` makes an fx graph of a plan, `converters.net.summary` a table.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from converters.environment import Environment
 from converters.errors import CaffeError, NetError, ShapeError
-from converters.layers import LAYERS, Environment, Layer
+from converters.layers import Layer, make_layer
 from converters.layers.registry import BlobSpec, Shape
+from converters.net.choice import NetChoice
 from converters.proto import caffe_pb2 as pb
 
 AUTOMATIC_TOP = "(automatic)"
@@ -58,14 +59,23 @@ class LayerPlan:
 class NetPlan:
     """A net ready to be built: layers in Caffe's order, and what its blobs are called."""
 
-    source: str
-    phase: str
+    choice: NetChoice
     net: pb.NetParameter
     layers: list[LayerPlan] = field(default_factory=list)
     learnables: list[Learnable] = field(default_factory=list)
     inputs: dict[str, int] = field(default_factory=dict)
     outputs: dict[str, int] = field(default_factory=dict)
     values: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def source(self) -> str:
+        """The file, which names the net in errors."""
+        return self.choice.source
+
+    @property
+    def phase(self) -> str:
+        """ "TRAIN" or "TEST"."""
+        return self.choice.phase
 
     def input_shapes(self) -> dict[str, Shape]:
         """The shapes of the inputs as planned."""
@@ -96,28 +106,17 @@ def _check_size(layer: Layer, what: str, shape: Shape) -> None:
         )
 
 
-def plan_net(
-    net: pb.NetParameter,
-    phase: str,
-    source: str,
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
-    folder: str = ".",
-    allow_python_layers: bool = False,
-) -> NetPlan:
-    """Wire and shape a filtered net as Caffe's Net::Init does (net.cpp).
-
-    Args:
-        net: only the layers of this phase (`converters.prototxt.net_rules.filter_net`).
-        input_shapes: shapes by blob name, for inputs and data layers; they win over the file's.
+def plan_net(choice: NetChoice) -> NetPlan:
+    """Filter, wire and shape a net as Caffe's Net::Init does (net.cpp).
 
     Raises:
-        NetError, ShapeError: what Caffe refuses, named by file, layer and value.
+        PrototxtError, NetError, ShapeError: what Caffe refuses, named by file, layer and value.
     """
-    plan = NetPlan(source, phase, net)
-    environment = Environment(source, phase, folder, allow_python_layers)
-    wiring = _Wiring(plan, {k: tuple(v) for k, v in (input_shapes or {}).items()})
+    net = choice.filtered()
+    plan = NetPlan(choice, net)
+    wiring = _Wiring(plan, {name: tuple(shape) for name, shape in choice.input_shapes.items()})
     for param in net.layer:
-        wiring.add(param, environment)
+        wiring.add(param, choice.environment)
     wiring.finish()
     return plan
 
@@ -137,7 +136,7 @@ class _Wiring:
         self.decay_given: list[bool] = []
 
     def add(self, param: pb.LayerParameter, environment: Environment) -> None:
-        layer = self._layer(param, environment)
+        layer = make_layer(param, environment)
         bottoms = tuple(self._bottom(layer, name) for name in param.bottom)
         bottom_shapes = tuple(self.shapes[value] for value in bottoms)
         top_names = self._top_names(layer)
@@ -200,22 +199,6 @@ class _Wiring:
                     self.available.add(copy)
 
     # The steps of one layer ----------------------------------------------------------------------
-
-    def _layer(self, param: pb.LayerParameter, environment: Environment) -> Layer:
-        if param.type not in LAYERS:
-            lower = {known.lower(): known for known in LAYERS}
-            near = difflib.get_close_matches(param.type.lower(), lower, 2, 0.7)
-            likely = " or ".join(lower[name] for name in near)
-            hint = (
-                f"did you mean {likely}?" if near else f"known types: {', '.join(sorted(LAYERS))}"
-            )
-            raise NetError(
-                f'{self.plan.source}: layer "{param.name}": unknown layer type "{param.type}"; '
-                f"{hint}"
-            )
-        if param.HasField("phase"):
-            environment = environment._replace(phase=pb.Phase.Name(param.phase))
-        return LAYERS[param.type](param, environment)
 
     def _bottom(self, layer: Layer, name: str) -> int:
         if name not in self.plan.values:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from converters.layers.registry import Shape
-from converters.net.plan import NetPlan, plan_net
-from converters.proto import caffe_pb2 as pb
+from converters.net.plan import NetPlan
 
 
 @dataclass(frozen=True)
@@ -42,30 +40,11 @@ class NetSummary:
         return self.multiply_adds // max(1, first[0])
 
 
-def summarize(
-    net: pb.NetParameter,
-    phase: str = "TEST",
-    source: str = "<net>",
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
-    level: int = 0,
-    stages: Sequence[str] = (),
-    folder: str = ".",
-) -> NetSummary:
-    """Summarize an (upgraded, unfiltered) net in `phase`.
+def summarize(plan: NetPlan) -> NetSummary:
+    """The summary of a planned net.
 
     `statistics` are blobs that a layer keeps itself (BatchNorm's three); they are no parameters.
-
-    Raises:
-        NetError, ShapeError: the net does not fit together.
     """
-    from converters.prototxt.net_rules import filter_net
-
-    filtered = filter_net(net, phase, level, stages, source)
-    return summarize_plan(plan_net(filtered, phase, source, input_shapes, folder))
-
-
-def summarize_plan(plan: NetPlan) -> NetSummary:
-    """The summary of a planned net."""
     rows = []
     for position in plan.layers:
         layer = position.layer

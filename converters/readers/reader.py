@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from converters.environment import Environment
 from converters.errors import CaffeError, DataError
 from converters.proto import caffe_pb2 as pb
 from converters.readers.transform import Transform
@@ -30,16 +30,16 @@ class Reader:
     """Whether a batch may be read before it is asked for."""
 
     def __init__(
-        self, param: pb.LayerParameter, phase: str, source: str, folder: str, seed: int | None
+        self, param: pb.LayerParameter, environment: Environment, seed: int | None
     ) -> None:
         self.param = param
-        self.source = source
-        self.folder = folder
+        self.source = environment.source
+        self.find = environment.find
         self.seed = secrets.randbits(32) if seed is None else seed
         self.position = 0
         self.epoch = 0
         self.batch = 0
-        self.transform = Transform(param.transform_param, phase, self.fail, self.find)
+        self.transform = Transform(param.transform_param, environment.phase, self.fail, self.find)
         self.open()
 
     def open(self) -> None:
@@ -86,12 +86,6 @@ class Reader:
         """An error about this layer."""
         return DataError(f'{self.source}: layer "{self.param.name}" ({self.param.type}): {message}')
 
-    def find(self, path: str) -> Path:
-        """A path of the prototxt: from the working directory, then from the prototxt's folder."""
-        direct = Path(path)
-        beside = Path(self.folder) / path
-        return beside if not direct.exists() and beside.exists() else direct
-
     def list_text(self, source: str) -> str:
         """The text of a list of files."""
         try:
@@ -128,16 +122,16 @@ def reads(type_name: str) -> Callable[[ReaderClass], ReaderClass]:
 
 
 def open_reader(
-    param: pb.LayerParameter, phase: str, source: str, folder: str, seed: int | None = None
+    param: pb.LayerParameter, environment: Environment, seed: int | None = None
 ) -> Reader:
-    """The reader of a data layer; `source` names the prototxt in errors, `folder` is its folder.
+    """The reader of a data layer that stands in `environment`.
 
     Raises:
         DataError: the layer's files are absent or damaged, or its fields do not fit them.
     """
     if param.type not in READERS:
         raise DataError(
-            f'{source}: layer "{param.name}": {param.type} reads no files; '
+            f'{environment.source}: layer "{param.name}": {param.type} reads no files; '
             f"give its tops ({', '.join(param.top)}) as inputs"
         )
-    return READERS[param.type](param, phase, source, folder, seed)
+    return READERS[param.type](param, environment, seed)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from converters.proto import caffe_pb2 as pb
+from converters.layers import Layer
 from converters.readers import Arrays, MemoryReader, Reader, open_reader
 from converters.readers.database import DatabaseReader
 from converters.readers.image_list import ImageListReader
@@ -109,25 +108,21 @@ class Batches:
         self._state = self._reader.state()
 
 
-def open_batches(
-    layers: Sequence[pb.LayerParameter], phase: str, source: str, folder: str, seed: int | None
-) -> list[Batches]:
+def open_batches(layers: Sequence[Layer], seed: int | None) -> list[Batches]:
     """The feeders of data layers, in the net's order, each with random numbers of its own.
 
     Raises:
         DataError: a layer's files are absent or damaged, or it is an Input, which reads nothing.
     """
     return [
-        Batches(open_reader(layer, phase, source, folder, _own_seed(seed, place)))
+        Batches(open_reader(layer.param, layer.environment, _own_seed(seed, place)))
         for place, layer in enumerate(layers)
     ]
 
 
 def open_net_batches(net: CaffeNet, seed: int | None = None) -> list[Batches]:
     """The feeders of all data layers of `net`; raises as `open_batches`."""
-    layers = [layer.param for layer in net.layers if layer.is_data]
-    source = net.plan.source
-    return open_batches(layers, net.phase, source, str(Path(source).parent), seed)
+    return open_batches([layer for layer in net.layers if layer.is_data], seed)
 
 
 def next_feed(batches: Sequence[Source], device: torch.device) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +17,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from converters.environment import find_file
 from converters.errors import SolverError
 from converters.net.caffe_net import CaffeNet, build_net
+from converters.net.choice import NetChoice, weight_files
 from converters.net.layerwise import total_loss
 from converters.net.weights import LoadReport
 from converters.proto import caffe_pb2 as pb
@@ -359,18 +362,11 @@ class Solver:
         return bool(self.param.snapshot) and self.iter % self.param.snapshot == 0
 
     def _build(
-        self, net: solver_file.NetSource, shapes: Mapping[str, Sequence[int]] | None = None
+        self, choice: NetChoice, shapes: Mapping[str, Sequence[int]] | None = None
     ) -> CaffeNet:
-        built = build_net(
-            net.message,
-            net.source,
-            net.phase,
-            net.level,
-            net.stages,
-            input_shapes=shapes,
-            allow_python_layers=self._python,
-        )
-        return built.to(self.device)
+        given = {name: tuple(shape) for name, shape in (shapes or {}).items()}
+        choice = replace(choice, input_shapes=given, allow_python_layers=self._python)
+        return build_net(choice).to(self.device)
 
     def _choose_device(self, wanted: str | torch.device | None) -> torch.device:
         if wanted is not None:
@@ -382,8 +378,8 @@ class Solver:
         return device
 
     def _load_weights(self, strict: bool) -> LoadReport | None:
-        named = [name.strip() for entry in self.param.weights for name in entry.split(",")]
-        files = [solver_file.resolve(name, self.path.parent) for name in named if name]
+        named = [name for entry in self.param.weights for name in weight_files(entry)]
+        files = [find_file(name, self.path.parent) for name in named]
         if not files:
             return None
         for file in files:

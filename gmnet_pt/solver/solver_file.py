@@ -9,24 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from google.protobuf import text_format
 
+from converters.environment import find_file
 from converters.errors import CaffeError, PrototxtError, SolverError
+from converters.net.choice import NetChoice
 from converters.proto import caffe_pb2 as pb
 from converters.prototxt.text import parse_net, read_net, read_solver, read_text
 from converters.prototxt.upgrade import upgrade_net
-
-
-class NetSource(NamedTuple):
-    """A net of the solver: its message, where it came from, and the state to filter it with."""
-
-    message: pb.NetParameter
-    source: str
-    phase: str
-    level: int
-    stages: tuple[str, ...]
 
 
 def read_solver_or_net(
@@ -201,17 +192,7 @@ def choose_weights(
         solver.weights.extend(map(str, given))
 
 
-def resolve(path: str, folder: Path) -> Path:
-    """A path inside a prototxt: from the working directory first, then from the file's folder."""
-    direct = Path(path)
-    return direct if direct.exists() or direct.is_absolute() else _or(folder / path, direct)
-
-
-def _or(candidate: Path, fallback: Path) -> Path:
-    return candidate if candidate.exists() else fallback
-
-
-def train_net(solver: pb.SolverParameter, source: Path) -> NetSource:
+def train_net(solver: pb.SolverParameter, source: Path) -> NetChoice:
     """The net to train with its state: solver default < net's state < train_state."""
     name = next(
         n for n in ("train_net_param", "train_net", "net_param", "net") if solver.HasField(n)
@@ -220,7 +201,7 @@ def train_net(solver: pb.SolverParameter, source: Path) -> NetSource:
     return _net(getattr(solver, name), f"{source}: {name}", source, state, solver.train_state)
 
 
-def test_nets(solver: pb.SolverParameter, source: Path) -> list[NetSource]:
+def test_nets(solver: pb.SolverParameter, source: Path) -> list[NetChoice]:
     """The test nets in Caffe's order: test_net_params, test_nets, then the general net again."""
     nets: list[pb.NetParameter | str] = [*solver.test_net_param, *solver.test_net]
     remaining = len(solver.test_iter) - len(nets)
@@ -239,9 +220,9 @@ def _net(
     source: Path,
     default: pb.NetState,
     state: pb.NetState,
-) -> NetSource:
+) -> NetChoice:
     if isinstance(given, str):
-        path = resolve(given, source.parent)
+        path = find_file(given, source.parent)
         try:
             message, name = read_net(path), str(path)
         except CaffeError as error:
@@ -257,4 +238,4 @@ def _net(
     for one in (default, message.state, state):
         merged.MergeFrom(one)
     phase = pb.Phase.Name(merged.phase)
-    return NetSource(message, name, phase, merged.level, tuple(merged.stage))
+    return NetChoice(name, message, phase, merged.level, tuple(merged.stage))

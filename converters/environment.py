@@ -1,0 +1,31 @@
+"""Where a layer stands: the net's file and folder, the phase, and what the net may run.
+
+Layers (`converters.layers`) and what reads their files (`converters.readers`) are given one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+
+def find_file(path: str | Path, folder: str | Path) -> Path:
+    """A path inside a prototxt: from the working directory, as in Caffe, then from `folder`.
+
+    Where it is in neither, the path as it stands.
+    """
+    direct, beside = Path(path), Path(folder) / path
+    return beside if not direct.exists() and beside.exists() else direct
+
+
+class Environment(NamedTuple):
+    """What a layer may know about the net it stands in; `source` names the net in errors."""
+
+    source: str
+    phase: str
+    folder: str = "."
+    allow_python_layers: bool = False
+
+    def find(self, path: str | Path) -> Path:
+        """The file that a path of the prototxt means (`find_file`)."""
+        return find_file(path, self.folder)

@@ -1,0 +1,67 @@
+"""Which net: everything that decides what is built from a prototxt, as one value.
+
+The command line, the solver file and `load_net` each make one; `converters.net.plan` plans it and
+`converters.net.caffe_net` builds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from converters.environment import Environment
+from converters.layers.registry import Shape
+from converters.proto import caffe_pb2 as pb
+from converters.prototxt.net_rules import filter_net
+from converters.prototxt.text import read_net
+
+Weights = str | Path | Sequence[str | Path] | None
+
+
+@dataclass(frozen=True, eq=False)
+class NetChoice:
+    """A net in one phase and state.
+
+    `source` is the prototxt: it is read unless `message` holds the (upgraded) net, it names the net
+    in errors, and relative paths are tried from its folder too. `weights` are loaded in turn by
+    layer name; with `strict` a layer that none of them has is an error. `input_shapes` win over
+    what the prototxt says, and stand in for absent data files.
+    """
+
+    source: str
+    message: pb.NetParameter | None = None
+    phase: str = "TEST"
+    level: int = 0
+    stages: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
+    strict: bool = False
+    input_shapes: Mapping[str, Shape] = field(default_factory=dict)
+    allow_python_layers: bool = False
+
+    def read(self) -> pb.NetParameter:
+        """The net in today's form, all its layers.
+
+        Raises:
+            PrototxtError: the file cannot be read or parsed.
+        """
+        return read_net(self.source) if self.message is None else self.message
+
+    def filtered(self) -> pb.NetParameter:
+        """The net with the layers of this phase and state alone; raises as `filter_net`."""
+        return filter_net(self.read(), self.phase, self.level, self.stages, self.source)
+
+    @property
+    def environment(self) -> Environment:
+        """What the net's layers may know of it."""
+        folder = str(Path(self.source).parent)
+        return Environment(self.source, self.phase, folder, self.allow_python_layers)
+
+
+def weight_files(weights: Weights) -> tuple[str, ...]:
+    """One file, several with commas between them, or a sequence of files, as a tuple."""
+    if weights is None:
+        return ()
+    if isinstance(weights, str):
+        return tuple(name.strip() for name in weights.split(",") if name.strip())
+    return (str(weights),) if isinstance(weights, Path) else tuple(map(str, weights))
