@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from converters.net.caffe_net import CaffeNet, load_net
-    from converters.net.weights import save_caffemodel
+    from converters.net.saving import save_caffemodel
 
 _HOMES = {
     "CaffeNet": "converters.net.caffe_net",
     "load_net": "converters.net.caffe_net",
-    "save_caffemodel": "converters.net.weights",
+    "save_caffemodel": "converters.net.saving",
 }
 
 __all__ = ["CaffeNet", "load_net", "save_caffemodel"]
@@ -26,3 +26,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -101,7 +101,7 @@ def _targets(out: str, names: Sequence[str]) -> dict[str, Path]:
 
 def label_names(net: CaffeNet) -> list[str]:
     """The second tops of data layers."""
-    return [name for layer in net.layers if layer.is_data for name in layer.param.top[1:2]]
+    return [name for layer in net.plan.data_layers for name in layer.param.top[1:2]]
 
 
 def _batch_size(net: CaffeNet) -> int:

@@ -61,8 +61,8 @@ def open_data(net: CaffeNet) -> list[Batches]:
     Raises:
         DataError: a data layer's files are absent or damaged, or it reads none.
     """
-    for layer in net.layers:
-        if layer.is_data and layer.type not in READERS:
+    for layer in net.plan.data_layers:
+        if layer.type not in READERS:
             raise DataError(
                 f'{net.plan.source}: layer "{layer.name}" ({layer.type}) brings no data of its '
                 "own; a net with data layers is needed here, not a deploy net"

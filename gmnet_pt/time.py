@@ -130,9 +130,7 @@ def open_sources(net: CaffeNet, given: Iterable[str]) -> list[Source]:
     """
     known, shapes = set(given), net.plan.input_shapes()
     sources: list[Source] = []
-    for layer in net.layers:
-        if not layer.is_data:
-            continue
+    for layer in net.plan.data_layers:
         tops = layer.param.top
         if known & set(tops) or READERS.get(layer.type, MemoryReader) is MemoryReader:
             sources.append(Noise({name: torch.rand(shapes[name]) for name in tops}))

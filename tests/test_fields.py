@@ -254,12 +254,16 @@ REFUSALS = {
         refuse("InfogainLoss", "loss_param { normalize: true }", (2, 3), (2,), (3, 3)),
         "loss_param.normalize is not accepted.*normalization",
     ),
+    ("Dropout", "dropout_ratio 1 in TRAIN"): Refusal(
+        refuse("Dropout", "dropout_param { dropout_ratio: 1 } phase: TRAIN", (2, 3)),
+        "dropout_ratio 1 keeps no value in TRAIN",
+    ),
     ("Pooling", "padding with STOCHASTIC"): Refusal(
         refuse("Pooling", "pooling_param { kernel_size: 3 pad: 1 pool: STOCHASTIC }", (1, 1, 6, 6)),
         "padding.*MAX and AVE",
     ),
-    ("Pooling", "a last window outside the image"): Refusal(
-        refuse("Pooling", "pooling_param { kernel_size: 1 stride: 3 }", (1, 1, 6, 6)),
+    ("Pooling", "AVE or STOCHASTIC with a last window outside the image"): Refusal(
+        refuse("Pooling", "pooling_param { pool: AVE kernel_size: 1 stride: 3 }", (1, 1, 6, 6)),
         r"outside bottom size \(6, 6\).*stride of at most",
     ),
     ("Python", "without --allow-python-layers"): Refusal(

@@ -153,31 +153,36 @@ def given_blobs(layer: pb.LayerParameter, source: str) -> StoredLayer:
 
 
 def write_caffemodel(
-    path: str | Path, net: pb.NetParameter, blobs: Blobs, diffs: Blobs | None = None
+    path: str | Path,
+    net: pb.NetParameter,
+    blobs: Blobs,
+    diffs: Blobs | None = None,
+    keys: Sequence[str] | None = None,
 ) -> None:
     """Write a weight file; HDF5 if `path` ends in .h5, else binary. It is whole or absent.
 
     `net` is what `snapshot_net` returns; `blobs` (and `diffs`, for `snapshot_diff`) are each
-    layer's arrays in Caffe's order, of any float type, by layer name.
+    layer's arrays in Caffe's order, of any float type, by layer name, or by the `keys` of the
+    layers of `net` where names do not tell them apart.
 
     Raises:
         WeightsError: blobs for a layer that `net` lacks, a name that HDF5 cannot hold.
         OutputError: the file cannot be written, or is too long for protobuf.
     """
-    names = {layer.name for layer in net.layer}
-    if unknown := sorted(set(blobs) - names):
+    keys = [layer.name for layer in net.layer] if keys is None else keys
+    if unknown := sorted(set(blobs) - set(keys)):
         raise WeightsError(f"{path}: blobs for layers that the net lacks: {', '.join(unknown)}")
     if Path(path).suffix == ".h5":
-        _write_hdf5(Path(path), net, blobs, diffs)
+        _write_hdf5(Path(path), net, blobs, diffs, keys)
         return
     with written_beside(path) as partial, open(partial, "wb") as file:
         header = pb.NetParameter()
         header.CopyFrom(net)
         header.ClearField("layer")
         file.write(header.SerializeToString())
-        for layer in net.layer:
-            layer_diffs = None if diffs is None else diffs.get(layer.name)
-            chunks = _encode_layer(layer, blobs.get(layer.name, ()), layer_diffs)
+        for layer, key in zip(net.layer, keys, strict=True):
+            layer_diffs = None if diffs is None else diffs.get(key)
+            chunks = _encode_layer(layer, blobs.get(key, ()), layer_diffs)
             write_chunks(file, message_field(_NET_LAYER, chunks))
         if file.tell() > PROTOBUF_LIMIT:
             raise OutputError(
@@ -325,7 +330,9 @@ def _hdf5_layers(group: Any, name: str, names: Collection[str]) -> Iterator[Stor
         yield from _hdf5_layers(one, f"{name}/{key}" if name else key, names)
 
 
-def _write_hdf5(path: Path, net: pb.NetParameter, blobs: Blobs, diffs: Blobs | None) -> None:
+def _write_hdf5(
+    path: Path, net: pb.NetParameter, blobs: Blobs, diffs: Blobs | None, keys: Sequence[str]
+) -> None:
     slashed = [layer.name for layer in net.layer if "/" in layer.name]
     if slashed:
         log.warning(
@@ -338,15 +345,15 @@ def _write_hdf5(path: Path, net: pb.NetParameter, blobs: Blobs, diffs: Blobs | N
     with created_hdf5(path) as file:
         data = file.create_group("data")
         diff = None if diffs is None else file.create_group("diff")
-        for layer in net.layer:
+        for layer, key in zip(net.layer, keys, strict=True):
             own = {
                 index: blob
-                for index, blob in enumerate(blobs.get(layer.name, ()))
+                for index, blob in enumerate(blobs.get(key, ()))
                 if (layer.name, index) not in shared
             }
             _write_group(path, data, layer.name, own)
             if diff is not None and diffs is not None:
-                _write_group(path, diff, layer.name, dict(enumerate(diffs.get(layer.name, ()))))
+                _write_group(path, diff, layer.name, dict(enumerate(diffs.get(key, ()))))
 
 
 def _write_group(path: Path, parent: Any, name: str, blobs: Mapping[int, npt.NDArray[Any]]) -> None:

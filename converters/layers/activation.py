@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from converters.layers.registry import ENGINE, BlobSpec, Layer, LayerState, Shape, register
+from converters.errors import NetError
+from converters.layers.registry import ENGINE, BlobSpec, Family, Layer, LayerState, Shape
 from converters.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from converters.layers import gradients
+
+register = Family("#fdd0a2")
 
 
 IN_PLACE = "in place{}, Caffe takes the gradient at the overwritten bottom; here it is the true one"
@@ -239,12 +242,23 @@ class Dropout(Layer):
     Source: Caffe dropout_layer.cpp.
     """
 
+    refused = {"dropout_ratio 1 in TRAIN": "nothing would be kept, and Caffe computes NaN"}
+
     def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
         ratio = self.param.dropout_param.dropout_ratio
-        if not 0 <= ratio < 1:
-            raise self.error(f"dropout_ratio {ratio:g} must be at least 0 and below 1")
+        if not 0 <= ratio <= 1:
+            raise self.error(f"dropout_ratio {ratio:g} must be from 0 to 1")
+        if ratio == 1 and self.phase == "TRAIN":
+            raise self._keeps_nothing()
         return ()
+
+    def _keeps_nothing(self) -> NetError:
+        return self.error("dropout_ratio 1 keeps no value in TRAIN, and Caffe computes NaN")
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
         ratio = self.param.dropout_param.dropout_ratio
-        return F.dropout(bottoms[0], ratio) if self.phase == "TRAIN" else bottoms[0]
+        if not state.training:
+            return bottoms[0]
+        if ratio == 1:
+            raise self._keeps_nothing()
+        return F.dropout(bottoms[0], ratio)

@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from converters.layers.registry import BlobSpec, Count, Layer, LayerState, Shape, register
+from converters.layers.registry import BlobSpec, Count, Family, Layer, LayerState, Shape
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+register = Family("#dadaeb")
 
 
 @register("BatchReindex")
@@ -18,6 +20,7 @@ class BatchReindex(Layer):
 
     bottoms = Count(2, 2)
     no_gradient = (1,)
+    whole_numbers = (1,)
     in_place = False
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:

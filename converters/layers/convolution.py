@@ -8,12 +8,14 @@ from collections.abc import Iterator, Sequence
 from types import EllipsisType
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
 
-from converters.layers.registry import ENGINE, BlobSpec, Count, Layer, LayerState, Shape, register
+from converters.layers.registry import ENGINE, BlobSpec, Count, Family, Layer, LayerState, Shape
 
 if TYPE_CHECKING:
     import torch
     import torch.nn.functional as F
     from torch import Tensor
+
+register = Family("#9ecae1")
 
 Place: TypeAlias = tuple[EllipsisType | int | slice, ...]
 
@@ -214,6 +216,7 @@ class Convolution(_Weighted):
     Source: Caffe layers/base_conv_layer.cpp, conv_layer.cpp.
     """
 
+    counts_as_depth = True
     transposed = False
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, w: Windows) -> Tensor:

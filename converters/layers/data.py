@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 from converters.errors import MissingExtraError
 from converters.formats.whole_files import written_beside
-from converters.layers.registry import BlobSpec, Count, Layer, LayerState, Shape, register
+from converters.layers.registry import BlobSpec, Count, Family, Layer, LayerState, Shape
 from converters.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+register = Family("#d9d9d9")
 
 TRANSFORM = "transform_param"
 COLOR = dict.fromkeys(

@@ -52,8 +52,11 @@ def to_markdown() -> str:
         "| type | bottoms → tops | honoured | without effect | refused | differs from Caffe |\n"
         "|---|---|---|---|---|---|"
     )
-    rows = [_row(LAYERS[name]) for name in sorted(LAYERS)]
-    return "\n".join([HEADING, f"{len(LAYERS)} types:\n", header, *rows]) + "\n"
+    parts = [HEADING]
+    for origin in dict.fromkeys(layer.origin for layer in LAYERS.values()):
+        layers = [layer for _, layer in sorted(LAYERS.items()) if layer.origin == origin]
+        parts += [f"{len(layers)} types of {origin}:\n", header, *map(_row, layers)]
+    return "\n".join(parts) + "\n"
 
 
 def _row(layer: type[Layer]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from converters.layers.registry import BlobSpec, Count, Layer, LayerState, Shape, register
+from converters.layers.registry import BlobSpec, Count, Family, Layer, LayerState, Shape
 from converters.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from converters.layers import gradients
+
+register = Family("#dadaeb")
 
 
 @register("Eltwise", "eltwise_param")
@@ -75,6 +77,7 @@ class Concat(Layer):
 
     bottoms = Count(1, None)
     in_place = False
+    moves_values = True
 
     def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
         param = self.param.concat_param
@@ -105,6 +108,7 @@ class Slice(Layer):
 
     tops = Count(1, None)
     in_place = False
+    moves_values = True
 
     def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
         param = self.param.slice_param
@@ -155,6 +159,7 @@ class Split(Layer):
 
     tops = Count(1, None)
     in_place = False
+    moves_values = True
 
     def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
         self.copies = len(self.param.top)
@@ -173,6 +178,7 @@ class Silence(Layer):
 
     bottoms = Count(1, None)
     tops = Count(0, 0)
+    moves_values = True
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         return []

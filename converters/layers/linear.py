@@ -6,11 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from converters.layers.registry import BlobSpec, Count, Layer, LayerState, Shape, register
+from converters.layers.registry import BlobSpec, Count, Family, Layer, LayerState, Shape
 
 if TYPE_CHECKING:
     import torch.nn.functional as F
     from torch import Tensor
+
+register = Family("#dadaeb")
 
 
 @register("InnerProduct", "inner_product_param")
@@ -21,6 +23,7 @@ class InnerProduct(Layer):
     """
 
     in_place = False
+    counts_as_depth = True
 
     def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
         param = self.param.inner_product_param
@@ -58,6 +61,7 @@ class Embed(Layer):
 
     differences = "an index outside the table is an error; Caffe reads beyond the table"
     no_gradient = (0,)
+    whole_numbers = (0,)
     in_place = False
 
     def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from converters.errors import DataError
-from converters.layers.registry import ENGINE, BlobSpec, Count, Layer, LayerState, Shape, register
+from converters.layers.registry import ENGINE, BlobSpec, Count, Family, Layer, LayerState, Shape
 from converters.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from converters.layers import gradients
+
+register = Family("#fc9272")
 
 FLT_MIN = 1.1754943508222875e-38
 LOG_THRESHOLD = 1e-20
@@ -67,6 +69,7 @@ class _Loss(Layer):
     bottoms = Count(2, 2)
     is_loss = True
     no_gradient: ClassVar[tuple[int, ...]] = (1,)
+    whole_numbers: ClassVar[tuple[int, ...]] = (1,)
     in_place = False
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
@@ -188,6 +191,7 @@ class Accuracy(Layer):
     bottoms = Count(2, 2)
     tops = Count(1, 2)
     no_gradient = (0, 1)
+    whole_numbers = (1,)
     in_place = False
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
@@ -258,6 +262,7 @@ class EuclideanLoss(_Loss):
     """Σ (a - b)² / 2N, with gradients to both. Source: layers/euclidean_loss_layer.cpp."""
 
     no_gradient = ()
+    whole_numbers = ()
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         tops = super().reshape(bottoms)
@@ -305,6 +310,7 @@ class ContrastiveLoss(_Loss):
 
     bottoms = Count(3, 3)
     no_gradient = (2,)
+    whole_numbers = (2,)
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         tops = super().reshape(bottoms)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from converters.layers.registry import ENGINE, BlobSpec, Count, Layer, LayerState, Shape, register
+from converters.layers.registry import ENGINE, BlobSpec, Count, Family, Layer, LayerState, Shape
 from converters.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from converters.layers import gradients
+
+register = Family("#c7e9c0")
 
 
 @register("BatchNorm", "batch_norm_param")
@@ -27,11 +29,26 @@ class BatchNorm(Layer):
     """
 
     refused = {"param.lr_mult other than 0": "the statistics are no weights (Caffe stops too)"}
+    STATISTICS = 3
+
+    @classmethod
+    def upgrade(cls, param: pb.LayerParameter) -> None:
+        """Old files give the statistics rates, which Caffe takes away (UpgradeNetBatchNorm)."""
+        if len(param.param) == cls.STATISTICS:
+            for one in param.param:
+                one.lr_mult = one.decay_mult = 0
+
+    @classmethod
+    def complete(cls, param: pb.LayerParameter) -> None:
+        """A `param { lr_mult: 0 }` for each statistic."""
+        while len(param.param) < cls.STATISTICS:
+            param.param.add(lr_mult=0)
 
     def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
         param = self.param.batch_norm_param
-        self.global_stats = (
-            param.use_global_stats if param.HasField("use_global_stats") else self.phase == "TEST"
+        # Read here: torch.compile traces forward and cannot ask a message for its fields.
+        self.use_global_stats = (
+            param.use_global_stats if param.HasField("use_global_stats") else None
         )
         self.fraction, self.eps = param.moving_average_fraction, param.eps
         for index, spec in enumerate(self.param.param):
@@ -48,7 +65,7 @@ class BatchNorm(Layer):
         return [
             BlobSpec("mean", (self.channels,), trained=False, neutral=0),
             BlobSpec("variance", (self.channels,), trained=False, neutral=1),
-            BlobSpec("weight", (1,), trained=False, neutral=1),
+            BlobSpec("scale_factor", (1,), trained=False, neutral=1),
         ]
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
@@ -69,7 +86,8 @@ class BatchNorm(Layer):
         self, state: LayerState, x: Tensor, weight: Tensor | None, bias: Tensor | None
     ) -> Tensor:
         """Normalize; then scale and shift if `weight` and `bias` (C,) are given."""
-        if self.global_stats:
+        by_global = self.use_global_stats
+        if not state.training if by_global is None else by_global:
             return self._by_global_statistics(state.blobs, x, weight, bias)
         if x.numel() == x.shape[1]:
             return self._one_value_per_channel(state.blobs, x, weight, bias)
@@ -178,6 +196,15 @@ class Scale(_Broadcast):
             self.axis(param.axis, len(bottoms[0]))
             specs.append(BlobSpec("bias", self.blob_shape, param.bias_filler))
         return specs
+
+    def scales_channels(self, channels: int) -> bool:
+        """Whether it is a learned scale and bias for each of so many channels on axis 1."""
+        return (
+            self.start == 1
+            and self.blob_shape == (channels,)
+            and len(self.param.bottom) == 1
+            and self.param.scale_param.bias_term
+        )
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
         x, blobs = bottoms[0], state.blobs

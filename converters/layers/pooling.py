@@ -6,13 +6,15 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from converters.layers.registry import ENGINE, BlobSpec, Count, Layer, LayerState, Shape, register
+from converters.layers.registry import ENGINE, BlobSpec, Count, Family, Layer, LayerState, Shape
 from converters.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:
     import torch
     import torch.nn.functional as F
     from torch import Tensor
+
+register = Family("#9ecae1")
 
 FLT_MAX = 3.4028234663852886e38
 
@@ -24,12 +26,14 @@ class PoolingWindows(NamedTuple):
     stride: tuple[int, int]
     pad: tuple[int, int]
     floor: bool = False
+    empty_windows: bool = False
 
 
 def pooled_size(layer: Layer, size: tuple[int, int], w: PoolingWindows) -> tuple[int, int]:
     """Caffe's rounding: ceil (or floor), less a last window that starts beyond image and pad.
 
-    With pad 0 Caffe keeps such a window and reads outside the image: that shape is refused.
+    With pad 0 Caffe keeps such a window. It is empty: MAX gives -FLT_MAX there, and for other
+    methods, whose result is undefined, it is refused (`w.empty_windows`).
     """
     out = []
     for n, k, s, p in zip(size, w.kernel, w.stride, w.pad):
@@ -42,11 +46,11 @@ def pooled_size(layer: Layer, size: tuple[int, int], w: PoolingWindows) -> tuple
                 f"kernel {w.kernel} with stride {w.stride} and pad {w.pad} does not fit "
                 f"bottom size {size}"
             )
-        if (length - 1) * s - p >= n:
+        if (length - 1) * s - p >= n and not w.empty_windows:
             raise layer.shape_error(
                 f"kernel {w.kernel}, stride {w.stride}, pad {w.pad} put the last window outside "
-                f"bottom size {size} (Caffe would read beyond the blob); use a stride of at most "
-                "the kernel size, or round_mode: FLOOR"
+                f"bottom size {size} (Caffe divides by its size, 0 or less); use a stride of at "
+                "most the kernel size, or round_mode: FLOOR"
             )
         out.append(length)
     return out[0], out[1]
@@ -66,17 +70,25 @@ def _trimmed(y: Tensor, out: tuple[int, int]) -> Tensor:
     return y if tuple(y.shape[2:]) == out else y[:, :, : out[0], : out[1]]
 
 
-def max_pool(layer: Layer, x: Tensor, w: PoolingWindows) -> tuple[Tensor, Tensor]:
-    """Maximum and its flat index h·W + w in the image; the first of equals wins, NaN never."""
+def max_pool(layer: Layer, x: Tensor, w: PoolingWindows, masked: bool) -> tuple[Tensor, ...]:
+    """Maximum and, if `masked`, its index h·W + w; the first of equals wins, NaN never.
+
+    Where nothing wins, which -inf does not either, the result is -FLT_MAX, the index -1, and no
+    gradient passes: Caffe's GPU code. Its CPU code writes a gradient before the blob's memory.
+    """
     height, width = x.shape[2], x.shape[3]
     out = pooled_size(layer, (height, width), w)
-    x = torch.nan_to_num(x, nan=-FLT_MAX, posinf=math.inf, neginf=-FLT_MAX)
-    x = _padded(x, w, out, -math.inf)
+    least = max(-FLT_MAX, torch.finfo(x.dtype).min)
+    x = torch.nan_to_num(x, nan=least, posinf=math.inf, neginf=least)
+    x = _padded(x, w, out, least)
     y, index = F.max_pool2d(x, w.kernel, w.stride, return_indices=True)
-    y, index = _trimmed(y, out), _trimmed(index, out)
+    y = _trimmed(y, out)
+    if not masked:
+        return (y,)
+    index = _trimmed(index, out)
     row = torch.div(index, x.shape[3], rounding_mode="floor") - w.pad[0]
     column = index % x.shape[3] - w.pad[1]
-    return y, (row * width + column).to(y.dtype)
+    return y, torch.where(y > least, row * width + column, -1).to(y.dtype)
 
 
 def average_pool(layer: Layer, x: Tensor, w: PoolingWindows) -> Tensor:
@@ -97,7 +109,7 @@ def average_pool(layer: Layer, x: Tensor, w: PoolingWindows) -> Tensor:
     return _trimmed(y, out)
 
 
-def stochastic_pool(layer: Layer, x: Tensor, w: PoolingWindows) -> Tensor:
+def stochastic_pool(layer: Layer, x: Tensor, w: PoolingWindows, training: bool) -> Tensor:
     """TRAIN: one value of the window, drawn in proportion to it; TEST: Σx² / Σx (0 for Σx = 0).
 
     Source: Caffe layers/pooling_layer.cu (its CPU code has none).
@@ -106,7 +118,7 @@ def stochastic_pool(layer: Layer, x: Tensor, w: PoolingWindows) -> Tensor:
     windows = _padded(x, w, out, 0.0).unfold(2, w.kernel[0], w.stride[0])
     windows = windows.unfold(3, w.kernel[1], w.stride[1])[:, :, : out[0], : out[1]].flatten(4)
     total = windows.sum(-1)
-    if layer.phase == "TEST":
+    if not training:
         return (windows * windows).sum(-1) / torch.where(total == 0, torch.ones_like(total), total)
     threshold = torch.rand_like(total) * total.detach()
     reached = windows.detach().cumsum(-1) >= threshold.unsqueeze(-1)
@@ -126,9 +138,13 @@ class Pooling(Layer):
     ignored = {"pooling_param.engine": ENGINE}
     refused = {
         "padding with STOCHASTIC": "Caffe pads MAX and AVE alone",
-        "a last window outside the image": "with pad 0 and a stride larger than the kernel Caffe "
-        "reads and writes beyond the blob",
+        "AVE or STOCHASTIC with a last window outside the image": "with pad 0 and a stride larger "
+        "than the kernel Caffe divides by its size, 0 or less",
     }
+    differences = (
+        "a MAX window outside the image, or of NaN and -inf alone, gives -FLT_MAX, mask -1 and no "
+        "gradient, as in Caffe's GPU code; its CPU code writes that gradient before the blob"
+    )
 
     def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
         param = self.param.pooling_param
@@ -170,7 +186,8 @@ class Pooling(Layer):
         param = self.param.pooling_param
         kernel = size if param.global_pooling else self.kernel
         floor = param.round_mode == pb.PoolingParameter.FLOOR
-        return PoolingWindows(kernel, self.stride, self.pad, floor)
+        empty = param.pool == pb.PoolingParameter.MAX
+        return PoolingWindows(kernel, self.stride, self.pad, floor, empty)
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         if len(bottoms[0]) != 4:
@@ -188,9 +205,9 @@ class Pooling(Layer):
         if method == pb.PoolingParameter.AVE:
             return average_pool(self, x, w)
         if method == pb.PoolingParameter.STOCHASTIC:
-            return stochastic_pool(self, x, w)
-        y, mask = max_pool(self, x, w)
-        return (y, mask) if self.has_mask else y
+            return stochastic_pool(self, x, w, state.training)
+        tops = max_pool(self, x, w, self.has_mask)
+        return tops if self.has_mask else tops[0]
 
 
 @register("SPP", "spp_param")
@@ -212,6 +229,7 @@ class SPP(Layer):
 
     def _levels(self, size: tuple[int, int]) -> list[PoolingWindows]:
         levels = []
+        empty = self.param.spp_param.pool == pb.SPPParameter.MAX
         for level in range(self.param.spp_param.pyramid_height):
             bins = 2**level
             kernel = tuple(-(-n // bins) for n in size)
@@ -222,7 +240,9 @@ class SPP(Layer):
                     f"bottom size {size}"
                 )
             levels.append(
-                PoolingWindows((kernel[0], kernel[1]), (kernel[0], kernel[1]), (pad[0], pad[1]))
+                PoolingWindows(
+                    (kernel[0], kernel[1]), (kernel[0], kernel[1]), (pad[0], pad[1]), False, empty
+                )
             )
         return levels
 
@@ -240,9 +260,9 @@ class SPP(Layer):
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
         x = bottoms[0]
         pool: dict[int, Callable[[PoolingWindows], Tensor]] = {
-            pb.SPPParameter.MAX: lambda w: max_pool(self, x, w)[0],
+            pb.SPPParameter.MAX: lambda w: max_pool(self, x, w, False)[0],
             pb.SPPParameter.AVE: lambda w: average_pool(self, x, w),
-            pb.SPPParameter.STOCHASTIC: lambda w: stochastic_pool(self, x, w),
+            pb.SPPParameter.STOCHASTIC: lambda w: stochastic_pool(self, x, w, state.training),
         }
         levels = [
             pool[self.param.spp_param.pool](w) for w in self._levels((x.shape[2], x.shape[3]))

@@ -18,12 +18,14 @@ import numpy as np
 
 from converters.errors import CaffeError
 from converters.layers import pycaffe
-from converters.layers.registry import BlobSpec, Count, Layer, LayerState, Shape, register
+from converters.layers.registry import BlobSpec, Count, Family, Layer, LayerState, Shape
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from converters.layers import gradients
+
+register = Family("#f7b6d2")
 
 
 @register("Python", "python_param")
@@ -110,6 +112,7 @@ class Python(Layer):
         return {"like": ()}
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
+        self.user.phase = pycaffe.TRAIN if state.training else pycaffe.TEST
         tops: tuple[Tensor, ...] = gradients.PythonCall.apply(  # type: ignore[no-untyped-call]
             self, len(bottoms), (*bottoms, state.state["like"])[0], *bottoms, *state.blobs
         )

@@ -10,12 +10,14 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from converters.layers.registry import BlobSpec, Count, Layer, LayerState, Shape, register
+from converters.layers.registry import BlobSpec, Count, Family, Layer, LayerState, Shape
 
 if TYPE_CHECKING:
     import torch
     import torch.nn.functional as F
     from torch import Tensor
+
+register = Family("#9edae5")
 
 
 class _Recurrent(Layer):

@@ -6,13 +6,15 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from converters.layers.registry import ENGINE, BlobSpec, Layer, LayerState, Shape, register
+from converters.layers.registry import ENGINE, BlobSpec, Family, Layer, LayerState, Shape
 from converters.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:
     import torch
     import torch.nn.functional as F
     from torch import Tensor
+
+register = Family("#dadaeb")
 
 
 @register("Softmax", "softmax_param")

@@ -65,8 +65,11 @@ class LayerState(Protocol):
     """What forward may use besides its bottoms: the parameter blobs, and state that it keeps.
 
     `blobs` are in Caffe's order; `state` holds named tensors that live on the net's device between
-    forwards and are not parameters (a recurrent layer's hidden state).
+    forwards and are not parameters (a recurrent layer's hidden state). `training` says whether the
+    layer computes as in TRAIN, which is where its phase put it until somebody changes that.
     """
+
+    training: bool
 
     @property
     def blobs(self) -> list[Tensor]: ...
@@ -79,11 +82,20 @@ class Layer:
 
     Class attributes say what Caffe's layer headers say: how many bottoms and tops, which bottoms
     never receive a gradient, whether the tops come from outside (`is_data`) or default to a loss;
-    and what `docs/layers.md` tells: fields without effect (`ignored`) and what is `refused`, each
-    with its reason, and where the result differs from Caffe's.
+    which bottoms are `whole_numbers` (labels, indices) and whether the layer only `moves_values`;
+    whether it counts in a net's depth; and what `docs/layers.md` tells: fields without effect
+    (`ignored`) and what is `refused`, each with its reason, and where the result differs from
+    Caffe's.
     """
 
     type: ClassVar[str]
+    colour: ClassVar[str]
+    """Of its family, in pictures of nets."""
+    origin: ClassVar[str] = "BVLC Caffe"
+    """Whose layer it is: Caffe's own, or a fork's."""
+    counts_as_depth: ClassVar[bool] = False
+    whole_numbers: ClassVar[tuple[int, ...]] = ()
+    moves_values: ClassVar[bool] = False
     params: ClassVar[tuple[str, ...]] = ()
     ignored: ClassVar[Mapping[str, str]] = {}
     refused: ClassVar[Mapping[str, str]] = {}
@@ -123,6 +135,16 @@ class Layer:
     def multiply_adds(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         """Multiply-adds of a forward over the whole batch; convolutions and products count."""
         return 0
+
+    @classmethod
+    def upgrade(cls, param: pb.LayerParameter) -> None:
+        """Change what Caffe changes in an old file's layer of this type when it reads it."""
+
+    @classmethod
+    def complete(cls, param: pb.LayerParameter) -> None:
+        """Write into `param` what Caffe's layer writes there when it is set up, for a snapshot."""
+        if cls.is_loss and not param.loss_weight:
+            param.loss_weight.append(1)
 
     # What they may use --------------------------------------------------------------------------
 
@@ -172,22 +194,26 @@ LayerClass = TypeVar("LayerClass", bound=type[Layer])
 LAYERS: dict[str, type[Layer]] = {}
 
 
-def register(type_name: str, *params: str) -> Callable[[LayerClass], LayerClass]:
-    """Register a layer class under its Caffe type; `params` are the LayerParameter fields it reads.
+class Family(NamedTuple):
+    """A file of layer types that are drawn in one colour; calling it registers one of them."""
 
-    Raises:
-        ValueError: the type is registered already.
-    """
+    colour: str
 
-    def add(cls: LayerClass) -> LayerClass:
-        if type_name in LAYERS:
-            raise ValueError(f"layer type {type_name} is registered twice")
-        cls.type = type_name
-        cls.params = params
-        LAYERS[type_name] = cls
-        return cls
+    def __call__(self, type_name: str, *params: str) -> Callable[[LayerClass], LayerClass]:
+        """Register a class under its Caffe type; `params` are the LayerParameter fields it reads.
 
-    return add
+        Raises:
+            ValueError: the type is registered already.
+        """
+
+        def add(cls: LayerClass) -> LayerClass:
+            if type_name in LAYERS:
+                raise ValueError(f"layer type {type_name} is registered twice")
+            cls.type, cls.params, cls.colour = type_name, params, self.colour
+            LAYERS[type_name] = cls
+            return cls
+
+        return add
 
 
 def make_layer(param: pb.LayerParameter, environment: Environment) -> Layer:

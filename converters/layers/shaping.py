@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from converters.layers.registry import BlobSpec, Count, Layer, LayerState, Shape, register
+from converters.layers.registry import BlobSpec, Count, Family, Layer, LayerState, Shape
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+register = Family("#dadaeb")
 
 
 @register("Flatten", "flatten_param")
@@ -17,6 +19,7 @@ class Flatten(Layer):
     """Axes `axis` to `end_axis` as one. Source: flatten_layer.cpp."""
 
     in_place = False
+    moves_values = True
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         start, end = self._axes(len(bottoms[0]))
@@ -46,6 +49,7 @@ class Reshape(Layer):
     """
 
     in_place = False
+    moves_values = True
 
     def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
         self.dims = list(self.param.reshape_param.shape.dim)
@@ -93,6 +97,7 @@ class Tile(Layer):
     """The bottom `tiles` times along `axis`. Source: tile_layer.cpp."""
 
     in_place = False
+    moves_values = True
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         param = self.param.tile_param

@@ -13,22 +13,6 @@ from html import escape
 from converters.layers.registry import Shape
 from converters.net.plan import LayerPlan, NetPlan
 
-# Fill colours by the family that registers a type.
-COLOURS = {
-    "data": "#d9d9d9",
-    "convolution": "#9ecae1",
-    "pooling": "#9ecae1",
-    "normalization": "#c7e9c0",
-    "activation": "#fdd0a2",
-    "linear": "#dadaeb",
-    "joining": "#dadaeb",
-    "shaping": "#dadaeb",
-    "reducing": "#dadaeb",
-    "choosing": "#dadaeb",
-    "loss": "#fc9272",
-    "recurrent": "#9edae5",
-    "python_layer": "#f7b6d2",
-}
 LINE, PADDING, ROW_GAP, COLUMN_GAP, CHARACTER = 15, 5, 26, 26, 7.0
 
 
@@ -204,4 +188,4 @@ def _colour(box: Box, line: int) -> str:
     """A layer's line has the colour of its family, a top's is white."""
     if line >= len(box.layers):
         return "#ffffff"
-    return COLOURS[type(box.layers[line].layer).__module__.rsplit(".", 1)[-1]]
+    return box.layers[line].layer.colour

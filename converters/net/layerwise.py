@@ -14,7 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from converters.net.caffe_net import CaffeNet, LayerModule
+from converters.net.caffe_net import CaffeNet
+from converters.net.layer_module import LayerModule
 from converters.net.plan import LayerPlan
 
 
@@ -79,6 +80,11 @@ def total_loss(ran: Sequence[Ran]) -> Tensor:
     return torch.stack(terms).sum() if terms else torch.zeros(())
 
 
+def _once(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Each tensor one time, in order: a layer may share a blob with itself."""
+    return list({id(tensor): tensor for tensor in tensors}.values())
+
+
 def _leaf(value: Tensor) -> Tensor:
     return value.detach().requires_grad_(value.requires_grad)
 
@@ -93,7 +99,7 @@ def _gradients(one: Ran, gradients: dict[int, Tensor]) -> tuple[Tensor | None, .
             tops.append(top)
             seeds.append(given + weight if weight else given)
     nothing: tuple[Tensor | None, ...] = (None,) * len(one.bottoms)
-    parameters = [] if one.module is None else list(one.module.parameters(recurse=False))
+    parameters = [] if one.module is None else _once(one.module.leaves())
     wanted = [tensor for tensor in (*one.bottoms, *parameters) if tensor.requires_grad]
     if not tops or not wanted:
         return nothing

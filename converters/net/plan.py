@@ -8,8 +8,9 @@ top is a new value, also where Caffe works in place, and a name stands for its l
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from converters.environment import Environment
@@ -35,8 +36,12 @@ class Learnable(NamedTuple):
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """A layer in its place: bottoms and tops are value numbers, `owners` index `learnables`."""
+    """A layer in its place: bottoms and tops are value numbers, `owners` index `learnables`.
 
+    `key` is the layer's name, with #2, #3 … where earlier layers have the same one.
+    """
+
+    key: str
     layer: Layer
     bottoms: tuple[int, ...]
     tops: tuple[int, ...]
@@ -77,12 +82,30 @@ class NetPlan:
         """ "TRAIN" or "TEST"."""
         return self.choice.phase
 
+    @property
+    def data_layers(self) -> list[Layer]:
+        """The layers whose tops come from outside, in Caffe's order."""
+        return [position.layer for position in self.layers if position.layer.is_data]
+
     def input_shapes(self) -> dict[str, Shape]:
         """The shapes of the inputs as planned."""
         shapes = {
             value: shape for plan in self.layers for value, shape in zip(plan.tops, plan.top_shapes)
         }
         return {name: shapes[value] for name, value in self.inputs.items()}
+
+    def exact_inputs(self) -> frozenset[str]:
+        """The inputs that only tell classes or indices: whole numbers, to be kept exact."""
+        reads: dict[int, list[bool]] = {}
+        for plan in reversed(self.layers):
+            moves = plan.layer.moves_values and all(
+                all(reads.get(top, [False])) for top in plan.tops
+            )
+            for place, value in enumerate(plan.bottoms):
+                reads.setdefault(value, []).append(moves or place in plan.layer.whole_numbers)
+        return frozenset(
+            name for name, value in self.inputs.items() if all(reads.get(value, [False]))
+        )
 
     def check_shapes(self, shapes: Mapping[str, Shape]) -> None:
         """Run shape inference for other input shapes; raises ShapeError as building would."""
@@ -119,6 +142,26 @@ def plan_net(choice: NetChoice) -> NetPlan:
         wiring.add(param, choice.environment)
     wiring.finish()
     return plan
+
+
+def _with_keys(layers: Sequence[LayerPlan]) -> list[LayerPlan]:
+    """The layers with keys that tell those of one name apart, which Caffe allows.
+
+    Layers with blobs are counted first: it is they whose names matter in files.
+    """
+    taken = {layer.name for layer in layers}
+    seen: Counter[str] = Counter()
+    keys: dict[int, str] = {}
+    for index in sorted(range(len(layers)), key=lambda i: not layers[i].blobs):
+        name = layers[index].name
+        seen[name] += 1
+        if seen[name] > 1:
+            while f"{name}#{seen[name]}" in taken:
+                seen[name] += 1
+            taken.add(f"{name}#{seen[name]}")
+            name = f"{name}#{seen[name]}"
+        keys[index] = name
+    return [replace(layer, key=keys[index]) for index, layer in enumerate(layers)]
 
 
 class _Wiring:
@@ -162,6 +205,7 @@ class _Wiring:
         owners = self._owners(layer, blobs)
         self.plan.layers.append(
             LayerPlan(
+                layer.name,
                 layer,
                 bottoms,
                 tops,
@@ -184,6 +228,7 @@ class _Wiring:
                 f"(inputs: {', '.join(self.plan.inputs) or 'none'})"
             )
         self._add_loss_copies()
+        self.plan.layers = _with_keys(self.plan.layers)
         self.plan.outputs = {name: self.plan.values[name] for name in sorted(self.available)}
 
     def _add_loss_copies(self) -> None:

@@ -1,148 +1,167 @@
-"""Caffemodels into nets and back: copying by layer name, with a report of what was found."""
+"""Caffemodels into a net's blobs: copying by layer name, with a report of what was found.
+
+Blobs are addressed by their place in the plan (`converters.net.blobs`); the files themselves are
+`converters.formats.caffemodel`'s; `converters.net.saving` is the way back. Source: Caffe net.cpp,
+CopyTrainedLayersFrom.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from converters.errors import WeightsError
+from converters.formats.caffemodel import (
+    StoredLayer,
+    given_blobs,
+    stored_layers,
+)
 from converters.layers.fillers import fill
-
-if TYPE_CHECKING:
-    from converters.formats.caffemodel import StoredLayer
-    from converters.net.caffe_net import CaffeNet, LayerModule
-
+from converters.net.blobs import BlobStore
+from converters.net.plan import LayerPlan, NetPlan
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class LoadReport:
-    """What happened to each layer: loaded, left at its fillers, or in the file alone."""
+    """What happened to each layer: loaded, left at its fillers, or in the file alone.
 
+    `places` are the blobs that got values, `twins` the names under which several layers did.
+    """
+
+    files: tuple[str, ...] = ()
     loaded: list[str] = field(default_factory=list)
     filled: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    twins: list[str] = field(default_factory=list)
+    places: set[int] = field(default_factory=set)
 
-    def warn(self, files: Sequence[str | Path]) -> None:
+    def warn(self) -> None:
         """Name the layers that none of the files has, on this module's log."""
-        if files and self.filled:
-            log.warning(
-                "%s: no blobs for %s: left at their fillers",
-                ", ".join(map(str, files)),
-                ", ".join(self.filled),
-            )
+        if self.files and self.filled:
+            names = ", ".join(self.filled)
+            log.warning("%s: no blobs for %s: left at their fillers", ", ".join(self.files), names)
+        for line in self._twin_lines():
+            log.warning("%s: %s", ", ".join(self.files), line)
 
     def lines(self) -> list[str]:
-        """The report in words, a line for each of the three that is not empty."""
+        """The report in words, a line for each list that is not empty."""
         parts = {
             "Layers loaded": self.loaded,
             "Layers kept at their fillers (in no weights file)": self.filled,
             "Layers skipped (not in the net)": self.skipped,
         }
-        return [f"{title}: {', '.join(names)}" for title, names in parts.items() if names]
+        lines = [f"{title}: {', '.join(names)}" for title, names in parts.items() if names]
+        return lines + self._twin_lines()
+
+    def _twin_lines(self) -> list[str]:
+        return [
+            f'several layers are called "{name}": matched in their order; '
+            "Caffe would fill the first alone"
+            for name in self.twins
+        ]
 
 
-def initialize(
-    net: CaffeNet, files: Sequence[str | Path], strict: bool, refill: bool
+def load_files(
+    plan: NetPlan, store: BlobStore, files: Sequence[str | Path], strict: bool, given: bool
 ) -> LoadReport:
-    """Copy the files' blobs into `net` by layer name (Net::CopyTrainedLayersFrom), fill the rest.
+    """Copy the files' blobs into the net's by layer name.
 
     Layers that the net lacks are skipped; a later file wins over an earlier one, and any file over
-    the blobs that a layer of the prototxt holds itself.
+    the blobs that a layer of the prototxt holds itself, which are taken if `given`. Of several
+    layers of one name the first in a file goes to the first in the net, and so on.
 
     Raises:
         WeightsError: a damaged file, blobs of another number or shape, or, with `strict`, a layer
             that no file has.
     """
-    from converters.formats.caffemodel import given_blobs, stored_layers
-
-    modules = {m.layer.name: m for m in net.layer_modules if m.shapes}
-    given = [name for name, module in modules.items() if module.layer.param.blobs]
-    for name in given if refill else ():
-        stored = given_blobs(modules[name].layer.param, net.plan.source)
-        _copy(modules[name], stored, net.plan.source, "its type")
-    report = LoadReport()
+    report = LoadReport(tuple(map(str, files)))
+    done: set[str] = set()
+    targets: dict[str, list[LayerPlan]] = {}
+    for position in plan.layers:
+        if position.blobs:
+            targets.setdefault(position.name, []).append(position)
+            if given and position.layer.param.blobs:
+                own = given_blobs(position.layer.param, plan.source)
+                _copy(position, store, own, plan.source, "its type")
+                report.places.update(position.owners)
+                done.add(position.key)
     for path in files:
-        for stored in stored_layers(path):
-            module = modules.get(stored.name)
-            if module is not None and stored.blobs:
-                _copy(module, stored, str(path), net.plan.source)
-                report.loaded.append(stored.name)
-            elif module is None and stored.blobs:
+        for stored, target in _matched(path, targets):
+            if target is None:
                 report.skipped.append(stored.name)
-    loaded = {*report.loaded, *given}
-    report.filled = [name for name in modules if name not in loaded]
+                continue
+            _copy(target, store, stored, str(path), plan.source)
+            report.loaded.append(target.key)
+            report.places.update(target.owners)
+            done.add(target.key)
+            if target.key != target.name and target.name not in report.twins:
+                report.twins.append(target.name)
+    report.filled = [p.key for p in plan.layers if p.blobs and p.key not in done]
     if files and report.filled and strict:
         raise WeightsError(
-            f"{', '.join(map(str, files))}: no blobs for layer{'s' * (len(report.filled) > 1)} "
-            f"{', '.join(report.filled)} of {net.plan.source} (strict)"
+            f"{', '.join(report.files)}: no blobs for layer{'s' * (len(report.filled) > 1)} "
+            f"{', '.join(report.filled)} of {plan.source} (strict)"
         )
-    if refill:
-        _fill(net, loaded)
     return report
 
 
-def _copy(module: LayerModule, stored: StoredLayer, path: str, source: str) -> None:
+def _matched(
+    path: str | Path, targets: dict[str, list[LayerPlan]]
+) -> Iterator[tuple[StoredLayer, LayerPlan | None]]:
+    """The file's layers that have blobs, each with the net's layer that takes them."""
+    seen: Counter[str] = Counter()
+    for stored in stored_layers(path):
+        if not stored.blobs:
+            continue
+        fitting = targets.get(stored.name, [])
+        number = seen[stored.name]
+        seen[stored.name] += 1
+        yield stored, fitting[number] if number < len(fitting) else None
+
+
+def _copy(
+    position: LayerPlan, store: BlobStore, stored: StoredLayer, path: str, source: str
+) -> None:
     # An HDF5 file leaves out blobs that another layer owns, so its positions may have gaps.
-    expected = len(module.shapes)
+    shapes = [spec.shape for spec in position.blobs]
+    expected = len(shapes)
     if len(stored.blobs) != expected and stored.positions == tuple(range(len(stored.blobs))):
         raise WeightsError(
             f'{path}: layer "{stored.name}" has {len(stored.blobs)} blobs, '
             f"{source} needs {expected}"
         )
-    for place, (blob, position) in enumerate(zip(stored.blobs, stored.positions)):
-        if position >= expected or not stored.fits(place, module.shapes[position]):
-            needed = module.shapes[position] if position < expected else "no such blob"
+    for place, (blob, index) in enumerate(zip(stored.blobs, stored.positions)):
+        if index >= expected or not stored.fits(place, shapes[index]):
+            needed = shapes[index] if index < expected else "no such blob"
             raise WeightsError(
-                f'{path}: layer "{stored.name}" blob {position} has shape {tuple(blob.shape)}, '
+                f'{path}: layer "{stored.name}" blob {index} has shape {tuple(blob.shape)}, '
                 f"{source} needs {needed}"
             )
-        target: torch.Tensor = getattr(module, f"blob{position}").detach()
-        if target.device.type == "cpu":
+        target = store[position.owners[index]].detach()
+        if target.device.type == "cpu" and target.dtype != torch.bfloat16:
             np.copyto(target.numpy().reshape(blob.shape), blob)
         else:
             target.copy_(torch.tensor(blob).view(target.shape))
 
 
-def _fill(net: CaffeNet, loaded: set[str]) -> None:
-    by_name = {m.layer.name: m for m in net.layer_modules}
-    given = {owner for p in net.plan.layers if p.name in loaded for owner in p.owners}
-    for index, entry in enumerate(net.plan.learnables):
-        if index in given or 0 in entry.spec.shape:
-            continue
-        blob = getattr(by_name[entry.layer], f"blob{entry.place}")
-        if entry.spec.values is None:
-            fill(blob, entry.spec.filler, f'{net.plan.source}: layer "{entry.layer}"')
-        else:
-            blob.data.copy_(torch.from_numpy(entry.spec.values))
-
-
-def save_caffemodel(net: CaffeNet, path: str | Path, diffs: bool = False) -> None:
-    """Write the net's blobs as Caffe would: a .caffemodel, or HDF5 for a name ending in .h5.
-
-    Args:
-        diffs: write the gradients too (Caffe's snapshot_diff).
+def fill_blobs(plan: NetPlan, store: BlobStore, done: Collection[int]) -> None:
+    """Run the fillers of all blobs but those at the places `done`.
 
     Raises:
-        OutputError: the file cannot be written.
+        NetError: an unknown filler, or one that cannot fill its blob's shape.
     """
-    from converters.formats.caffemodel import write_caffemodel
-
-    params = net.params
-    data = {name: [_array(blob) for blob in blobs] for name, blobs in params.items()}
-    gradients = {
-        name: [_array(torch.zeros_like(b) if b.grad is None else b.grad) for b in blobs]
-        for name, blobs in params.items()
-    }
-    write_caffemodel(path, net.to_message(), data, gradients if diffs else None)
-
-
-def _array(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.detach().to("cpu", torch.float32).contiguous().numpy()
+    for place, entry in enumerate(plan.learnables):
+        if place in done or 0 in entry.spec.shape:
+            continue
+        if entry.spec.values is None:
+            fill(store[place], entry.spec.filler, f'{plan.source}: layer "{entry.layer}"')
+        else:
+            store[place].data.copy_(torch.from_numpy(entry.spec.values))

@@ -122,7 +122,7 @@ def open_batches(layers: Sequence[Layer], seed: int | None) -> list[Batches]:
 
 def open_net_batches(net: CaffeNet, seed: int | None = None) -> list[Batches]:
     """The feeders of all data layers of `net`; raises as `open_batches`."""
-    return open_batches([layer for layer in net.layers if layer.is_data], seed)
+    return open_batches(net.plan.data_layers, seed)
 
 
 def next_feed(batches: Sequence[Source], device: torch.device) -> dict[str, Tensor]:

@@ -71,7 +71,7 @@ def _backward_lines(back: RanBack) -> Iterator[Message]:
 def _blobs(one: Ran) -> list[Tensor]:
     if one.module is None:
         return []
-    return [getattr(one.module, f"blob{place}") for place in range(len(one.module.shapes))]
+    return one.module.leaves()
 
 
 def _norms_line(blobs: Sequence[Tensor]) -> str:

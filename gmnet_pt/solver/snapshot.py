@@ -19,7 +19,7 @@ import torch
 from converters.errors import OutputError, SolverError
 from converters.formats.solverstate import SolverState, read_solverstate, write_solverstate
 from converters.formats.whole_files import output_error, written_beside
-from converters.net.weights import save_caffemodel
+from converters.net.saving import save_caffemodel
 from converters.proto import caffe_pb2 as pb
 from gmnet_pt.log import events
 
@@ -65,12 +65,10 @@ def save(solver: Solver) -> Path:
 
 
 def _save_model(solver: Solver, path: Path) -> None:
-    if solver.param.snapshot_diff:
-        # Caffe's diffs after an iteration hold what the update subtracted.
-        for blob, update in zip(solver.net.learnable, solver.updater.updates):
-            if blob.requires_grad:
-                blob.grad = update
-    save_caffemodel(solver.net, path, diffs=solver.param.snapshot_diff)
+    # Caffe's diffs after an iteration hold what the update subtracted.
+    updates: list[torch.Tensor | None] = list(solver.updater.updates)
+    updates = updates or [None] * len(solver.net.learnable)
+    save_caffemodel(solver.net, path, updates if solver.param.snapshot_diff else None)
 
 
 def _save_ours(solver: Solver, path: Path) -> None:

@@ -121,7 +121,7 @@ class Solver:
         self.test_nets = [self._build(net) for net in solver_file.test_nets(self.param, self.path)]
         self.load_report = self._load_weights(strict)
         for test_net in self.test_nets:
-            share_layers(test_net, self.net)
+            test_net.share(self.net)
         learnables = self.net.plan.learnables
         self.updater = Updater(
             self.net.learnable,
@@ -391,26 +391,6 @@ class Solver:
         for line in report.lines():
             self.show(Message(line, "net.cpp:746"))
         return report
-
-
-def share_layers(net: CaffeNet, owner: CaffeNet) -> None:
-    """Let `net` use `owner`'s blobs for layers of the same name (ShareTrainedLayersWith).
-
-    Raises:
-        SolverError: such layers have blobs of another number or shape.
-    """
-    owned = {module.layer.name: module for module in owner.layer_modules}
-    for module in net.layer_modules:
-        source = owned.get(module.layer.name)
-        if source is None:
-            continue
-        if source.shapes != module.shapes:
-            raise SolverError(
-                f'{net.plan.source}: layer "{module.layer.name}" has blobs of shape '
-                f"{list(module.shapes)} in the test net, {list(source.shapes)} in the train net"
-            )
-        for index in range(len(module.shapes)):
-            setattr(module, f"blob{index}", getattr(source, f"blob{index}"))
 
 
 def first_not_finite(net: CaffeNet, feed: Mapping[str, Any]) -> tuple[str, str]:

@@ -1,0 +1,74 @@
+"""A net's parameter blobs and statistics, owned in one place and addressed by their place there.
+
+Places are those of `NetPlan.learnables`: Caffe's learnable_params, statistics included. Layers that
+share a blob (`param { name }`), a test net that shares its train net's, files and the solver all
+ask here; nothing else knows where a tensor lives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from converters.layers.registry import BlobSpec
+from converters.net.plan import NetPlan
+
+
+class Home(NamedTuple):
+    """The module that has a blob registered, and the blob's name there."""
+
+    module: nn.Module
+    name: str
+
+
+class BlobStore(Sequence[Tensor]):
+    """The blobs of a net, in the plan's order.
+
+    A blob is registered in the module of the layer that owns it, so that `net.to(...)` and
+    `net.state_dict()` see it once; the store remembers where and looks there each time.
+    """
+
+    def __init__(self, plan: NetPlan) -> None:
+        self.specs: tuple[BlobSpec, ...] = tuple(entry.spec for entry in plan.learnables)
+        # A blob whose lr_mult is 0 in every layer that has it gets no gradient.
+        self._moving = {
+            owner for p in plan.layers for owner, cut in zip(p.owners, p.frozen) if not cut
+        }
+        self._homes: list[Home] = []
+
+    def settle(self, place: int, module: nn.Module) -> None:
+        """Make the blob of `place`, of zeros, and register it in the module of its owner."""
+        if place < len(self._homes):
+            return  # a sharer: the owner came first
+        spec = self.specs[place]
+        blob = torch.zeros(spec.shape)
+        if spec.trained:
+            module.register_parameter(spec.name, nn.Parameter(blob, place in self._moving))
+        else:
+            module.register_buffer(spec.name, blob)
+        self._homes.append(Home(module, spec.name))
+
+    def share(self, place: int, other: BlobStore, other_place: int) -> None:
+        """Let the blob of `place` be `other`'s from now on; what stood here is dropped."""
+        home = self._homes[place]
+        if home.name in home.module._parameters or home.name in home.module._buffers:
+            delattr(home.module, home.name)
+        self._homes[place] = other._homes[other_place]
+
+    def is_shared(self, place: int, other: BlobStore) -> bool:
+        """Whether the blob of `place` lives in `other`."""
+        return self._homes[place] in other._homes
+
+    def __len__(self) -> int:
+        return len(self._homes)
+
+    def __getitem__(self, place: int) -> Tensor:  # type: ignore[override]
+        home = self._homes[place]
+        blob: Tensor = getattr(home.module, home.name)
+        return blob
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[place] for place in range(len(self)))

@@ -1,0 +1,111 @@
+"""One layer of a net as a torch module, and the namespace that holds a net's layers."""
+
+from __future__ import annotations
+
+import keyword
+from typing import Any, Self
+from urllib.parse import quote
+
+import torch
+from torch import Tensor, nn
+
+from converters.net.blobs import BlobStore
+from converters.net.plan import LayerPlan
+
+
+class LayerModule(nn.Module):
+    """One layer of the graph: its parameter blobs, its state, and its arithmetic.
+
+    A blob that the layer owns is an attribute under its name (`weight`, `bias`, `mean`, …);
+    `blobs` has all of them, those of other owners too. `training` decides what differs between
+    TRAIN and TEST; a `phase` of the layer's own keeps it where it is.
+    """
+
+    def __init__(self, plan: LayerPlan, store: BlobStore) -> None:
+        super().__init__()
+        self.layer = plan.layer
+        self.detached = plan.detached if any(plan.detached) else ()
+        self.places = plan.owners
+        self.shapes = tuple(spec.shape for spec in plan.blobs)
+        self.frozen = plan.frozen
+        self._store = store
+        for place in plan.owners:
+            store.settle(place, self)
+        self._state_names = plan.layer.state_shapes(plan.bottom_shapes)
+        for name, shape in self._state_names.items():
+            self.register_buffer(_scratch(name), torch.zeros(shape), persistent=False)
+
+    @property
+    def blobs(self) -> list[Tensor]:
+        """The parameter blobs in Caffe's order; one shared from another layer has its own shape.
+
+        Where lr_mult is 0 no gradient comes back through them.
+        """
+        return [
+            blob.detach() if frozen and blob.requires_grad else blob
+            for blob, frozen in zip(self.stored(), self.frozen)
+        ]
+
+    def stored(self) -> list[Tensor]:
+        """The blobs as they are kept, without the cut that lr_mult 0 makes in a gradient's way."""
+        return [
+            blob if blob.shape == shape else blob.view(shape)
+            for blob, shape in zip(self.leaves(), self.shapes)
+        ]
+
+    def leaves(self) -> list[Tensor]:
+        """The blobs as their owners have them: the tensors whose `grad` is theirs."""
+        return [self._store[place] for place in self.places]
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """State kept between forwards, by name."""
+        return {name: getattr(self, _scratch(name)) for name in self._state_names}
+
+    def train(self, mode: bool = True) -> Self:
+        """As any module's; a layer with a `phase` of its own stays in it."""
+        own = self.layer.param.HasField("phase")
+        return super().train(self.layer.phase == "TRAIN" if own else mode)
+
+    def forward(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Run the layer on its bottoms."""
+        if self.detached:
+            bottoms = tuple(
+                x.detach() if cut else x for x, cut in zip(bottoms, self.detached, strict=True)
+            )
+        return self.layer.forward(self, *bottoms)
+
+    def extra_repr(self) -> str:
+        """The layer's type and name, for `print(net)`."""
+        return f"{self.layer.type} {self.layer.name!r}"
+
+
+def _scratch(name: str) -> str:
+    """A state's attribute, which must not meet a blob's name."""
+    return f"state_{name}"
+
+
+class Layers(nn.Module):
+    """The namespace of a net's layers, so that no layer's name meets another attribute.
+
+    `layers["conv1/3x3"]` is the module of the layer of that name.
+    """
+
+    def __getitem__(self, key: str) -> Any:
+        return self._modules[attribute(key)]
+
+
+# What a module has already: a layer of such a name takes another.
+_TAKEN = frozenset(dir(Layers()))
+
+
+def attribute(key: str) -> str:
+    """A layer's key as an attribute of `Layers`: as it stands, but for what torch forbids.
+
+    A dot, and whatever might end the string in which fx's code names the attribute, become %XX as
+    in web addresses; empty names, Python's own words and a module's attributes get a % in front.
+    Different keys stay different.
+    """
+    escaped = quote(key, safe="/# +:@,()=").replace(".", "%2E")
+    reserved = not escaped or escaped in _TAKEN or keyword.iskeyword(escaped)
+    return f"%{escaped}" if reserved else escaped
