@@ -38,6 +38,8 @@ class BlobStore(Sequence[Tensor]):
             owner for p in plan.layers for owner, cut in zip(p.owners, p.frozen) if not cut
         }
         self._homes: list[Home] = []
+        self.shared: set[int] = set()
+        """The places whose blobs are another net's."""
 
     def settle(self, place: int, module: nn.Module) -> None:
         """Make the blob of `place`, of zeros, and register it in the module of its owner."""
@@ -54,13 +56,10 @@ class BlobStore(Sequence[Tensor]):
     def share(self, place: int, other: BlobStore, other_place: int) -> None:
         """Let the blob of `place` be `other`'s from now on; what stood here is dropped."""
         home = self._homes[place]
-        if home.name in home.module._parameters or home.name in home.module._buffers:
+        if place not in self.shared:
             delattr(home.module, home.name)
         self._homes[place] = other._homes[other_place]
-
-    def is_shared(self, place: int, other: BlobStore) -> bool:
-        """Whether the blob of `place` lives in `other`."""
-        return self._homes[place] in other._homes
+        self.shared.add(place)
 
     def __len__(self) -> int:
         return len(self._homes)

@@ -65,9 +65,14 @@ def load_net(
     )
 
 
-def build_net(choice: NetChoice) -> CaffeNet:
-    """The net of a choice; raises as `load_net`."""
+def build_net(choice: NetChoice, sharing: CaffeNet | None = None) -> CaffeNet:
+    """The net of a choice, its blobs those of the net `sharing` where layers have one name.
+
+    Raises as `load_net`, and as `CaffeNet.share`.
+    """
     net = CaffeNet(plan_net(choice))
+    if sharing is not None:
+        net.share(sharing)
     net.initialize(choice.weights, choice.strict).warn()
     return net
 

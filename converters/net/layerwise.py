@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from converters.net.caffe_net import CaffeNet
 from converters.net.layer_module import LayerModule
@@ -26,9 +26,15 @@ class Ran(NamedTuple):
     """
 
     position: LayerPlan
-    module: LayerModule | None
+    module: nn.Module | None
     bottoms: tuple[Tensor, ...]
     tops: tuple[Tensor, ...]
+
+    def leaves(self) -> list[Tensor]:
+        """The layer's blobs, or the parameters of what stands in its place."""
+        if isinstance(self.module, LayerModule):
+            return self.module.leaves()
+        return [] if self.module is None else list(self.module.parameters())
 
 
 class RanBack(NamedTuple):
@@ -41,7 +47,7 @@ class RanBack(NamedTuple):
 def forward(net: CaffeNet, feed: Mapping[str, Tensor]) -> Iterator[Ran]:
     """Run the layers in Caffe's order on the net's inputs `feed`, yielding behind each."""
     values = {net.plan.inputs[name]: tensor for name, tensor in feed.items()}
-    modules = iter(net.layer_modules)
+    modules = net.layers.children()
     for position in net.plan.layers:
         if position.layer.is_data:
             yield Ran(position, None, (), tuple(values[value] for value in position.tops))
@@ -99,7 +105,7 @@ def _gradients(one: Ran, gradients: dict[int, Tensor]) -> tuple[Tensor | None, .
             tops.append(top)
             seeds.append(given + weight if weight else given)
     nothing: tuple[Tensor | None, ...] = (None,) * len(one.bottoms)
-    parameters = [] if one.module is None else _once(one.module.leaves())
+    parameters = _once(one.leaves())
     wanted = [tensor for tensor in (*one.bottoms, *parameters) if tensor.requires_grad]
     if not tops or not wanted:
         return nothing

@@ -153,13 +153,13 @@ def _copy(
 
 
 def fill_blobs(plan: NetPlan, store: BlobStore, done: Collection[int]) -> None:
-    """Run the fillers of all blobs but those at the places `done`.
+    """Run the fillers of the net's own blobs but those at the places `done`.
 
     Raises:
         NetError: an unknown filler, or one that cannot fill its blob's shape.
     """
     for place, entry in enumerate(plan.learnables):
-        if place in done or 0 in entry.spec.shape:
+        if place in done or place in store.shared or 0 in entry.spec.shape:
             continue
         if entry.spec.values is None:
             fill(store[place], entry.spec.filler, f'{plan.source}: layer "{entry.layer}"')

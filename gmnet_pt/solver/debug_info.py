@@ -52,7 +52,7 @@ def _forward_lines(one: Ran) -> Iterator[Message]:
     for top_name, top in zip(one.position.top_names, one.tops):
         yield Message(f"{start}, top blob {top_name} data: {_mean(top):g}", "net.cpp:593")
     specs = one.position.layer.param.param
-    for place, blob in enumerate(_blobs(one)):
+    for place, blob in enumerate(one.leaves()):
         shown = (specs[place].name if place < len(specs) else "") or place
         yield Message(f"{start}, param blob {shown} data: {_mean(blob):g}", "net.cpp:605")
 
@@ -63,15 +63,9 @@ def _backward_lines(back: RanBack) -> Iterator[Message]:
     for bottom, gradient in zip(one.position.layer.param.bottom, back.bottom_gradients):
         if gradient is not None:
             yield Message(f"{start}, bottom blob {bottom} diff: {_mean(gradient):g}", "net.cpp:621")
-    for place, blob in enumerate(_blobs(one)):
+    for place, blob in enumerate(one.leaves()):
         if blob.grad is not None:
             yield Message(f"{start}, param blob {place} diff: {_mean(blob.grad):g}", "net.cpp:632")
-
-
-def _blobs(one: Ran) -> list[Tensor]:
-    if one.module is None:
-        return []
-    return one.module.leaves()
 
 
 def _norms_line(blobs: Sequence[Tensor]) -> str:
