@@ -191,14 +191,19 @@ def deconvolve(x: Array, weight: Array, bias: Array, w: Windows, group: int) -> 
     return y
 
 
-def pool(x: Array, w: Windows, average: bool) -> Array:
-    """MAX, or AVE whose divisor counts padding but not what reaches beyond it; sizes round up."""
-    size = x.shape[2:]
+def _pooled(size: Shape, w: Windows) -> list[int]:
+    """A pooling's windows on each axis: rounded up, less a last one that starts beyond the pad."""
     count = [
         math.ceil((n + 2 * p - k) / s) + 1 for n, k, s, p in zip(size, w.kernel, w.stride, w.pad)
     ]
-    if any(w.pad):
-        count = [c - ((c - 1) * s >= n + p) for c, n, s, p in zip(count, size, w.stride, w.pad)]
+    if not any(w.pad):
+        return count
+    return [c - ((c - 1) * s >= n + p) for c, n, s, p in zip(count, size, w.stride, w.pad)]
+
+
+def pool(x: Array, w: Windows, average: bool) -> Array:
+    """MAX, or AVE whose divisor counts padding but not what reaches beyond it."""
+    size, count = x.shape[2:], _pooled(x.shape[2:], w)
     y = np.zeros((*x.shape[:2], *count))
     for at in np.ndindex(*count):
         starts = [a * s - p for a, s, p in zip(at, w.stride, w.pad)]
@@ -207,6 +212,22 @@ def pool(x: Array, w: Windows, average: bool) -> Array:
         divisor = math.prod(e - b for b, e in zip(starts, ends))
         y[(..., *at)] = window.sum((2, 3)) / divisor if average else window.max((2, 3))
     return y
+
+
+def max_pool(x: Array, w: Windows) -> tuple[Array, Array]:
+    """Top and mask as pooling_layer.cpp presets and fills them: -FLT_MAX and -1, then strict >.
+
+    So NaN, -inf and -FLT_MAX never win, and nothing does in a window outside the image.
+    """
+    shape = (*x.shape[:2], *_pooled(x.shape[2:], w))
+    y, mask = np.full(shape, -float(np.finfo(np.float32).max)), np.full(shape, -1.0)
+    for at in np.ndindex(*shape):
+        for inner in np.ndindex(*w.kernel):
+            row, column = w.place(at[2:], inner)
+            value = x[(*at[:2], row, column)] if _inside((row, column), x.shape[2:]) else np.nan
+            if value > y[at]:
+                y[at], mask[at] = value, row * x.shape[3] + column
+    return y, mask
 
 
 def softmax(x: Array, axis: int) -> Array:

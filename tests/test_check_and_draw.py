@@ -85,6 +85,16 @@ def test_summary_for_machines(net: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert rows["bn"]["learnable_parameters"] == 0
 
 
+def test_a_grouped_deconvolution_multiplies_within_its_groups(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each of 4·3·3 values meets a 2×2 kernel for the 3 outputs of its group."""
+    settings = "convolution_param { num_output: 6 group: 2 kernel_size: 2 }"
+    (tmp_path / "net.prototxt").write_text(net_text("Deconvolution", settings, ((5, 4, 3, 3),)))
+    _, out, _ = run(capsys, "summary", tmp_path / "net.prototxt", "--json")
+    assert json.loads(out)["multiply_adds"] == 5 * (4 * 3 * 3) * (2 * 2) * 3
+
+
 # check -------------------------------------------------------------------------------------------
 
 

@@ -49,6 +49,11 @@ def test_sparse_gaussian_keeps_sparse_inputs_an_output() -> None:
     assert x[x != 0].std().item() == pytest.approx(1, rel=0.05)
 
 
+def test_sparse_0_keeps_nothing() -> None:
+    """-1 stands for a gaussian that is not sparse, and 0 for one without inputs."""
+    assert (made(type="gaussian", std=1, sparse=0) == 0).all()
+
+
 def test_positive_unitball_rows_sum_to_one() -> None:
     x = made(type="positive_unitball")
     assert (x >= 0).all()
@@ -61,6 +66,13 @@ def test_xavier(norm: str, fan: float) -> None:
     x = made(type="xavier", variance_norm=norm)
     assert x.abs().max() <= limit and x.abs().max() > 0.99 * limit
     assert x.std().item() == pytest.approx(limit / math.sqrt(3), rel=0.02)
+
+
+def test_fan_out_of_one_axis_is_its_count() -> None:
+    """With FAN_IN, one value a row, the limit would be √3."""
+    x = made((1000,), type="xavier", variance_norm="FAN_OUT")
+    limit = math.sqrt(3 / 1000)
+    assert 0.99 * limit < x.abs().max() <= limit
 
 
 @pytest.mark.parametrize(("norm", "fan"), NORMS)

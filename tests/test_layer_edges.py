@@ -24,20 +24,20 @@ def build(text: str, phase: str = "TEST") -> CaffeNet:
 
 
 class Edge(NamedTuple):
-    """A layer, and its first top's shape or what the refusal says (as real Caffe behaves)."""
+    """A layer, and its tops' shapes or what the refusal says (as real Caffe behaves)."""
 
     kind: str
     settings: str
     bottoms: tuple[Shape, ...]
-    expected: Shape | str
+    expected: tuple[Shape, ...] | str
     tops: int = 1
 
 
 EDGES = [
-    Edge("MVN", "", ((2, 4, 3),), (2, 4, 3, 1)),
-    Edge("MVN", "", ((5,),), (5, 1, 1, 1)),
-    Edge("Scale", "scale_param { axis: 3 }", ((2, 3), ()), (2, 3)),
-    Edge("Bias", "", ((2,), ()), (2,)),
+    Edge("MVN", "", ((2, 4, 3),), ((2, 4, 3, 1),)),
+    Edge("MVN", "", ((5,),), ((5, 1, 1, 1),)),
+    Edge("Scale", "scale_param { axis: 3 }", ((2, 3), ()), ((2, 3),)),
+    Edge("Bias", "", ((2,), ()), ((2,),)),
     Edge(
         "Scale",
         "scale_param { axis: 3 bias_term: true }",
@@ -45,6 +45,7 @@ EDGES = [
         "axis 3 is out of range for a blob of 2 axes",
     ),
     Edge("BatchNorm", "", ((4,),), r"\(4,\) must have 2 axes or more"),
+    Edge("Slice", "slice_param { slice_point: 1 }", ((2, 3),), ((2, 1), (2, 2)), tops=2),
     Edge("Slice", "slice_param { slice_point: 3 }", ((2, 3),), "does not cut axis 1", tops=2),
     Edge(
         "SoftmaxWithLoss",
@@ -53,13 +54,14 @@ EDGES = [
         "has 2 tops and no loss_weight.*loss_weight: 1 loss_weight: 0",
         tops=2,
     ),
-    Edge("SoftmaxWithLoss", "loss_weight: 1 loss_weight: 0", ((2, 3), (2,)), (), tops=2),
+    Edge("Accuracy", "", ((2, 3, 4), (2, 4)), ((), (3,)), tops=2),
+    Edge("SoftmaxWithLoss", "loss_weight: 1 loss_weight: 0", ((2, 3), (2,)), ((), (2, 3)), tops=2),
     # One window, with zeros beyond the end: C++ rounds (2 - 3) / 2 to 0.
     Edge(
         "Im2col",
         "convolution_param { kernel_size: 3 stride: 2 }",
         ((1, 1, 2, 2),),
-        (1, 9, 1, 1),
+        ((1, 9, 1, 1),),
     ),
     Edge(
         "Convolution",
@@ -79,7 +81,10 @@ def test_edges(edge: Edge) -> None:
         assert str(raised.value).startswith(f'net.prototxt: layer "layer" ({edge.kind}): ')
         return
     feed = {f"b{i}": torch.zeros(shape) for i, shape in enumerate(edge.bottoms)}
-    assert tuple(build(text)(feed, blobs=["t0"])["t0"].shape) == edge.expected
+    net = build(text)
+    assert net.plan.layers[-1].top_shapes == edge.expected
+    tops = net(feed, blobs=[f"t{i}" for i in range(edge.tops)])
+    assert tuple(tuple(top.shape) for top in tops.values()) == edge.expected
 
 
 GIVEN = """
