@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -13,6 +14,7 @@ from converters.net.caffe_net import CaffeNet, build_net
 from converters.net.choice import NetChoice
 from converters.proto import caffe_pb2 as pb
 from converters.prototxt.text import parse_net
+from gmnet_pt import Solver
 
 DATA = 'layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 } } }\n'
 
@@ -63,6 +65,24 @@ def test_parameters_of_one_name_are_one_and_their_gradients_add() -> None:
     w = net.params["a"][0].detach().clone().requires_grad_()
     (X @ w.T @ w.T).sum().backward()
     torch.testing.assert_close(net.params["a"][0].grad, w.grad)
+
+
+def test_a_later_sharers_multipliers_hold(tmp_path: Path) -> None:
+    """The first layer gives none: one step is base_lr · 0.5 · gradient, without decay."""
+    sharer = 'param { name: "w" lr_mult: 0.5 decay_mult: 0 }'
+    text = DATA + product("a", "x", 'param { name: "w" }') + product("b", "a", sharer) + total("b")
+    (tmp_path / "net.prototxt").write_text(text)
+    (tmp_path / "solver.prototxt").write_text(
+        f'net: "{tmp_path}/net.prototxt" base_lr: 0.1 lr_policy: "fixed" weight_decay: 1 '
+        f'snapshot_prefix: "{tmp_path}/run" random_seed: 1'
+    )
+    solver = Solver(tmp_path / "solver.prototxt", device="cpu")
+    w = solver.net.params["a"][0].detach().clone().requires_grad_()
+    (X @ w.T @ w.T).sum().backward()
+    solver.step(inputs={"x": X})
+    torch.testing.assert_close(
+        solver.net.params["a"][0].detach(), (w - 0.1 * 0.5 * w.grad).detach()
+    )
 
 
 def test_permissive_sharing_needs_the_same_count_alone() -> None:
