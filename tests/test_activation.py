@@ -20,7 +20,6 @@ def test_clip_with_min_above_max_gives_min() -> None:
     assert y.tolist() == [2.0, 2.0, 2.0]
 
 
-@pytest.mark.xfail(strict=True, reason="being mended")
 def test_dropout_ratio_1_is_the_identity_in_test() -> None:
     x = torch.tensor([[-1.0, 2.0]])
     (y,) = run_layer("Dropout", "dropout_param { dropout_ratio: 1 }", x)

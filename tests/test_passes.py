@@ -58,7 +58,6 @@ def test_propagate_down_false_on_a_relu_spares_the_convolution() -> None:
     assert trained(cut) == {"conv": False}
 
 
-@pytest.mark.xfail(strict=True, reason="being mended")
 @pytest.mark.parametrize("cut", ["BatchNorm", "Scale"])
 def test_propagate_down_false_is_kept_where_batch_norm_and_scale_are_one(cut: str) -> None:
     flags = {kind: "propagate_down: false" * (kind == cut) for kind in ("BatchNorm", "Scale")}
@@ -110,13 +109,10 @@ def gradients(name: str, cut: str, run: Run) -> dict[str, np.ndarray]:
     }
 
 
-BEING_MENDED = pytest.mark.xfail(strict=True, reason="being mended")
-
-
 @pytest.mark.parametrize("run", REWRITTEN, ids=["outputs", "loss"])
 @pytest.mark.parametrize(
     "cut",
-    ["", pytest.param("BatchNorm", marks=BEING_MENDED), pytest.param("Scale", marks=BEING_MENDED)],
+    ["", pytest.param("BatchNorm"), pytest.param("Scale")],
 )
 @pytest.mark.parametrize("name", WITH_BATCH_NORM_AND_SCALE)
 def test_rewritten_or_not_the_gradients_are_the_same(name: str, cut: str, run: Run) -> None:

@@ -63,7 +63,6 @@ def test_a_window_where_nothing_wins_is_minus_flt_max(value: float) -> None:
     assert y[0, 1, 0, 1] == torch.finfo(torch.float32).min
 
 
-@pytest.mark.xfail(strict=True, reason="to be built: Caffe presets the mask to -1, here it is 0")
 @pytest.mark.parametrize("value", [*NOTHING, torch.finfo(torch.float32).min])
 def test_the_mask_of_a_window_where_nothing_wins_is_minus_1(value: float) -> None:
     w = Windows((2, 2), (2, 2), (0, 0), (1, 1))
@@ -77,7 +76,6 @@ def test_the_mask_of_a_window_where_nothing_wins_is_minus_1(value: float) -> Non
 OUTSIDE = Windows((1, 1), (1, 2), (0, 0), (1, 1))
 
 
-@pytest.mark.xfail(strict=True, reason="being mended")
 def test_a_max_window_outside_the_image_is_minus_flt_max_without_gradient() -> None:
     x = image(3, 4).requires_grad_()
     net = load_layer("Pooling", settings("MAX", OUTSIDE), x, tops=2, phase="TRAIN")

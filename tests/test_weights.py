@@ -39,7 +39,6 @@ def test_a_blob_that_a_file_has_under_its_sharers_name_alone_is_loaded(tmp_path:
 
 # Two layers of one name --------------------------------------------------------------------------
 
-BEING_MENDED = pytest.mark.xfail(strict=True, reason="being mended")
 TWINS = (
     DATA
     + product("a", "x").replace('top: "a"', 'top: "h"')
@@ -48,7 +47,6 @@ TWINS = (
 )
 
 
-@BEING_MENDED
 def test_two_layers_of_one_name_are_both_filled_and_trained(tmp_path: Path) -> None:
     (tmp_path / "net.prototxt").write_text(TWINS)
     (tmp_path / "solver.prototxt").write_text(
@@ -66,7 +64,6 @@ def test_two_layers_of_one_name_are_both_filled_and_trained(tmp_path: Path) -> N
             assert (blob != was).all()
 
 
-@BEING_MENDED
 def test_two_layers_of_one_name_are_saved_under_it_and_loaded_in_order(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
