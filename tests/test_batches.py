@@ -183,6 +183,39 @@ def test_a_state_behind_the_end_is_refused(tmp_path: Path) -> None:
         feed(data_layer(4), tmp_path).restore({"position": 1})
 
 
+def test_a_damaged_record_behind_the_wrap_around_is_named(tmp_path: Path) -> None:
+    """A resumed run may begin at the last record."""
+    write(tmp_path, [encode_image(b"no image", 0), *numbered(3)])
+    batches = feed(data_layer(3, "crop_size: 2"), tmp_path)
+    batches.restore({**batches.state(), "position": 3})
+    with pytest.raises(DataError, match="db: record '0000'"):
+        batches.next()
+
+
+@pytest.mark.parametrize("kind", ["Data", "ImageData"])
+def test_each_batch_is_cropped_and_mirrored_anew(tmp_path: Path, kind: str) -> None:
+    """Batches of the same images, one of which comes only by chance twice in 200 ^ 4."""
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 12, 12)).astype(np.uint8)
+    write(tmp_path, [encode_datum(image[None], i) for i, image in enumerate(pixels)])
+    listed(tmp_path, [(12, 12)] * 4)
+    for number, image in enumerate(pixels):
+        (tmp_path / f"i {number}.png").write_bytes(png(image))
+    layer = {"Data": data_layer, "ImageData": lambda n, t: image_layer(n, "", t)}[kind]
+    batches = feed(layer(4, "crop_size: 3 mirror: true"), tmp_path)
+    seen = {batches.next()["data"].numpy().tobytes() for _ in range(5)}
+    assert len(seen) == 5
+
+
+def test_compressed_images_of_one_size_are_made_gray(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3)).astype(np.uint8)
+    write(tmp_path, [encode_image(png(image), i) for i, image in enumerate(pixels)])
+    data = feed(data_layer(2, "force_gray: true"), tmp_path).next()["data"]
+    assert data.shape == (2, 1, 5, 4)
+    # OpenCV's weights of blue, green and red.
+    wanted = pixels @ np.array([0.114, 0.587, 0.299])
+    assert np.abs(data[:, 0].numpy() - wanted).max() <= 1
+
+
 # Lists of images, HDF5, memory --------------------------------------------------------------------
 
 
@@ -259,6 +292,54 @@ def test_hdf5_rows_of_all_files_are_shuffled(tmp_path: Path) -> None:
         }
     assert len(set(epochs)) == 6
     assert len({epoch[0] < 5 for epoch in epochs}) == 2
+    # Each file has an order of its own.
+    assert any([x % 5 for x in epoch[:5]] != [x % 5 for x in epoch[5:]] for epoch in epochs)
+
+
+def write_hdf5(folder: Path, *files: dict[str, np.ndarray]) -> None:
+    """HDF5 files 0.h5, 1.h5, … in `folder` and their list there."""
+    import h5py
+
+    for number, datasets in enumerate(files):
+        with h5py.File(folder / f"{number}.h5", "w") as file:
+            for name, values in datasets.items():
+                file[name] = values
+    (folder / "list.txt").write_text("".join(f"{number}.h5\n" for number in range(len(files))))
+
+
+def test_hdf5_files_may_lie_beside_their_list(tmp_path: Path) -> None:
+    """Every row in turn, the last of the last file too, as float32 whatever the file holds."""
+    (tmp_path / "sub").mkdir()
+    values = np.arange(5.0)
+    write_hdf5(
+        tmp_path / "sub",
+        {"data": values[:3, None], "label": values[:3].astype(np.int64)},
+        {"data": values[3:, None], "label": values[3:].astype(np.int64)},
+    )
+    text = HDF5.replace("list.txt", "sub/list.txt").replace("shuffle: true", "")
+    batches = feed(text, tmp_path)
+    for start in (0, 4, 8):
+        batch = batches.next()
+        assert batch["label"].tolist() == [(start + i) % 5 for i in range(4)]
+        assert torch.equal(batch["data"][:, 0], batch["label"])
+        assert {tensor.dtype for tensor in batch.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("second", "says"),
+    [
+        ({"data": np.zeros((3, 2)), "label": np.zeros(2)}, r"1\.h5: .* have \[3, 2\] rows"),
+        ({"data": np.zeros((3, 4)), "label": np.zeros(3)}, "datasets have different shapes"),
+        ({"data": np.zeros((3, 2))}, r"1\.h5: .*label.* needs datasets \['data', 'label'\]"),
+    ],
+)
+def test_an_hdf5_file_unlike_the_first_is_refused(
+    tmp_path: Path, second: dict[str, np.ndarray], says: str
+) -> None:
+    write_hdf5(tmp_path, {"data": np.zeros((2, 2)), "label": np.zeros(2)}, second)
+    batches = feed(HDF5.replace("shuffle: true", ""), tmp_path)
+    with pytest.raises(DataError, match=f'layer "d" .HDF5Data.: .*{says}'):
+        batches.next()
 
 
 MEMORY = """layer { name: "m" type: "MemoryData" top: "data" top: "label"
@@ -292,6 +373,49 @@ def test_memory_goes_on_when_the_same_images_are_added_again() -> None:
     second.restore(through_a_file(first.state()))
     second.add(images, range(6))
     assert_same(first, second, 5)
+
+
+def test_memory_after_a_resumption_goes_on_once_only() -> None:
+    """New images, added later, begin with their first."""
+    first, second = memory(), memory()
+    images = np.zeros((4, 1, 3, 3), np.uint8)
+    first.add(images, range(4))
+    first.next()
+    second.restore(first.state())
+    second.add(images, range(4))
+    assert labels_of(second, 1) == [2, 3]
+    second.next()
+    second.add(images, range(4, 8))
+    assert labels_of(second, 1) == [4, 5]
+
+
+def test_memory_draws_anew_each_time_it_is_given_images() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4, 1, 9, 9)).astype(np.uint8)
+    batches = memory("crop_size: 3 mirror: true")
+    seen = set()
+    for _ in range(5):
+        batches.add(images, range(4))
+        seen.add(batches.next()["data"].numpy().tobytes())
+    assert len(seen) == 5
+
+
+def test_memory_is_not_changed_through_its_batches() -> None:
+    batches = memory()
+    batches.add(np.ones((2, 1, 3, 3), np.uint8), [5, 6])
+    for tensor in batches.next().values():
+        tensor.zero_()
+    again = batches.next()
+    assert again["data"].eq(1).all()
+    assert again["label"].tolist() == [5, 6]
+
+
+def test_memory_with_fewer_images_than_were_read_is_refused() -> None:
+    first, second = memory(), memory()
+    first.add(np.zeros((4, 1, 3, 3), np.uint8), range(4))
+    first.next()
+    second.restore(first.state())
+    with pytest.raises(DataError, match="2 images, but the resumed run was at 2"):
+        second.add(np.zeros((2, 1, 3, 3), np.uint8), range(2))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 import torch
 from golden_case import GOLDEN
 
-from converters import load_net
+from converters import load_net, save_caffemodel
 from converters.records.mean import read_mean
 from gmnet_pt.classify import Preprocessing, likeliest, main
 
@@ -132,6 +132,47 @@ def test_channel_means_may_be_given(color: Files, capsys: pytest.CaptureFixture[
 def test_scale_comes_after_the_mean() -> None:
     prepare = Preprocessing(1, 1, 2, np.array([10], np.float32), 0.5)
     assert prepare(np.array([[30, 0]], np.uint8)).tolist() == [[[[10, -5]]]]
+
+
+# An input that is not square, and scores (N, C, 1, 1).
+WIDE = """
+layer { name: "data" type: "Input" top: "data"
+  input_param { shape { dim: 1 dim: 3 dim: 4 dim: 6 } } }
+layer { name: "score" type: "Convolution" bottom: "data" top: "score"
+  convolution_param { num_output: 4 kernel_h: 4 kernel_w: 6 weight_filler { type: "xavier" } } }
+"""
+
+
+@pytest.mark.parametrize("scale", [1, 0.125])
+def test_each_image_is_resized_to_an_input_that_is_not_square(
+    scale: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deploy, weights, labels = (tmp_path / name for name in ("net", "w.caffemodel", "labels"))
+    deploy.write_text(WIDE)
+    labels.write_text("a\nb\nc\nd\n")
+    net = load_net(deploy)
+    save_caffemodel(net, weights)
+    wanted, images = [], []
+    for number, size in enumerate(((9, 5), (6, 4))):
+        pixels = np.random.default_rng(number).integers(0, 256, (*size, 3)).astype(np.uint8)
+        images.append(str(tmp_path / f"{number}.png"))
+        cv2.imwrite(images[-1], pixels)
+        x = cv2.resize(pixels, (6, 4)).transpose(2, 0, 1) * scale
+        scores = (net.params["score"][0].detach().numpy() * x).sum((1, 2, 3))
+        wanted.append(f"---------- Prediction for {images[-1]} ----------")
+        wanted += [f'{scores[place]:.4f} - "{"abcd"[place]}"' for place in np.argsort(-scores)]
+    command = [str(deploy), str(weights), *images, "--labels", str(labels), "--scale", str(scale)]
+    assert main(command) == 0
+    captured = capsys.readouterr()
+    found = captured.out.splitlines()
+    assert [line.split()[-1] for line in found] == [line.split()[-1] for line in wanted]
+    for line, other in zip(found, wanted, strict=True):
+        if match := LINE.fullmatch(line):
+            # float32 sums of 72 products up to 255.
+            assert float(match[1]) == pytest.approx(float(other.split()[0]), abs=2e-3)
+        else:
+            assert line == other
+    assert "No --mean: nothing is subtracted." in captured.err
 
 
 def test_equal_scores_keep_their_order() -> None:

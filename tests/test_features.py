@@ -65,13 +65,19 @@ def test_several_blobs_go_into_one_folder_or_where_they_are_told(tmp_path: Path)
     assert values(tmp_path / "b").shape == (100, 1, 1, 1)
 
 
-def test_npz_holds_the_data_once_with_its_labels(tmp_path: Path) -> None:
-    """A batch of 64 does not divide the 400 images: the last one wraps around, and is cut."""
-    net = tmp_path / "net.prototxt"
-    text = (RUN / "net.prototxt").read_text()
+def write_net(folder: Path, more: str = "") -> Path:
+    """The net with a batch of 64, which does not divide the 400 images, and more layers."""
+    net = folder / "net.prototxt"
+    text = (RUN / "net.prototxt").read_text() + more
     net.write_text(
         text.replace("../", f"{RUN.parent}/").replace("batch_size: 100", "batch_size: 64")
     )
+    return net
+
+
+def test_npz_holds_the_data_once_with_its_labels(tmp_path: Path) -> None:
+    """The last batch wraps around, and is cut."""
+    net = write_net(tmp_path)
     out = tmp_path / "f.npz"
     assert main([str(net), *TEST[1:], "--blobs", "ip1,loss", "--out", str(out)]) == 0
     found = dict(np.load(out))
@@ -88,6 +94,54 @@ def test_npz_holds_the_data_once_with_its_labels(tmp_path: Path) -> None:
         {"data": x, "label": found["label"]}, blobs=["ip1"]
     )["ip1"]
     assert relative_error(found["ip1"], wanted.detach().numpy()) <= 2e-6
+
+
+def test_a_blob_whose_first_axis_is_not_the_batch_is_never_cut(tmp_path: Path) -> None:
+    halves = """layer { name: "halves" type: "Reshape" bottom: "ip1" top: "halves"
+      reshape_param { shape { dim: 128 dim: 16 } } }"""
+    net, out = write_net(tmp_path, halves), tmp_path / "f.npz"
+    assert main([str(net), *TEST[1:], "--blobs", "ip1,halves", "--out", str(out)]) == 0
+    found = np.load(out)
+    assert found["halves"].shape == (7 * 128, 16)
+    np.testing.assert_array_equal(found["halves"][:800], found["ip1"].reshape(800, 16))
+
+
+def test_level_and_stage_choose_layers(tmp_path: Path) -> None:
+    seen = """layer { name: "seen" type: "Power" bottom: "ip2" top: "seen"
+      include { stage: "eyes" min_level: 2 } }"""
+    command = [str(write_net(tmp_path, seen)), *TEST[1:], "--blobs", "seen", "--iterations", "1"]
+    out = str(tmp_path / "f.npz")
+    assert main([*command, "--out", out, "--stage", "ears,eyes", "--level", "2"]) == 0
+    assert np.load(out)["seen"].shape == (64, 10)
+    assert main([*command, "--out", out, "--stage", "eyes"]) == 1
+
+
+def test_a_blob_of_five_axes_fits_no_datum(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    five = """layer { name: "five" type: "Reshape" bottom: "ip1" top: "five"
+      reshape_param { shape { dim: 0 dim: 2 dim: 2 dim: 2 dim: 4 } } }"""
+    net, out = write_net(tmp_path, five), tmp_path / "f"
+    command = [str(net), *TEST[1:], "--blobs", "five", "--iterations", "1", "--out"]
+    for path in (out, out.with_suffix(".png")):
+        assert main([*command, str(path)]) == 1
+        assert "(64, 2, 2, 2, 4) has more than four axes" in capsys.readouterr().err
+        assert not path.exists()
+    assert main([*command, str(out.with_suffix(".npz"))]) == 0
+
+
+def test_a_sheet_of_more_images_than_a_batch(tmp_path: Path) -> None:
+    import cv2
+
+    out = tmp_path / "f.png"
+    extract("--blobs", "ip2", "--out", str(out), "--images", "103")
+    sheet = cv2.imread(str(out), cv2.IMREAD_GRAYSCALE)
+    extract("--blobs", "ip2", "--out", str(tmp_path / "f.npz"), "--iterations", "2")
+    images = np.load(tmp_path / "f.npz")["ip2"][:103].reshape(103, 10, 1, 1)
+    squares = [np.pad(tile(image), ((0, 0), (8, 0)), constant_values=224) for image in images]
+    row = np.concatenate(squares, 1)
+    assert sheet.shape == (20 + len(row) + 8, row.shape[1] + 8)
+    np.testing.assert_array_equal(sheet[20:-8, :-8], row)
 
 
 def test_a_sheet_shows_every_map(tmp_path: Path) -> None:
@@ -115,6 +169,23 @@ def test_maps_are_scaled_together() -> None:
     assert set(np.unique(square[:48, 50:])) == {255}
     assert square[50, 0] == 0
     assert set(np.unique(square[51:, :48])) == {128}
+
+
+def test_maps_that_are_not_square_lie_row_by_row() -> None:
+    """The longer side, 60 pixels, needs no enlarging."""
+    maps = np.random.default_rng(0).random((3, 24, 60)).astype(np.float32)
+    low, high = maps.min(), maps.max()
+    gray = np.rint((maps - low) * (255 / (float(high) - float(low)))).astype(np.uint8)
+    square = tile(maps)
+    assert square.shape == (2 * 26 - 2, 2 * 62 - 2)
+    for one, (top, left) in zip(gray, ((0, 0), (0, 62), (26, 0))):
+        np.testing.assert_array_equal(square[top : top + 24, left : left + 60], one)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_not_finite_is_black(value: float) -> None:
+    maps = np.array([[[1, value], [2, 3]]], np.float32)
+    assert tile(maps)[::24, ::24].tolist() == [[0, 0], [128, 255]]
 
 
 def error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

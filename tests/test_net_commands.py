@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,88 @@ def test_time_in_caffes_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert any(re.fullmatch(r"Average Forward pass: \S+ ms\.", line) for line in lines)
     assert lines[-1] == "*** Benchmark ends ***"
     assert not parse_caffe_log("\n".join(lines))
+
+
+SLOW = """
+import time
+import caffe
+
+class Slow(caffe.Layer):
+    def setup(self, bottom, top):
+        pass
+
+    def reshape(self, bottom, top):
+        top[0].reshape(*bottom[0].shape)
+
+    def forward(self, bottom, top):
+        time.now += 0.25
+        top[0].data[...] = bottom[0].data
+
+    def backward(self, top, propagate_down, bottom):
+        time.now += 0.5
+        bottom[0].diff[...] = top[0].diff
+"""
+SLOW_LAYERS = """
+layer { name: "slow" type: "Python" bottom: "conv" top: "slow"
+  python_param { module: "slow_layer" layer: "Slow" } }
+layer { name: "mean" type: "Reduction" bottom: "slow" top: "mean" include { phase: TRAIN } }
+layer { name: "loss" type: "Power" bottom: "mean" top: "loss" loss_weight: 1
+  include { phase: TRAIN } }
+"""
+
+
+@pytest.fixture
+def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The command on a net where time passes in one layer only: 250 ms forward, 500 backward."""
+    monkeypatch.setattr(time, "now", 0.0, raising=False)
+    monkeypatch.setattr(time, "perf_counter", lambda: vars(time)["now"])
+    (tmp_path / "slow_layer.py").write_text(SLOW)
+    (tmp_path / "net.prototxt").write_text(INPUT + SLOW_LAYERS)
+    return [str(tmp_path / "net.prototxt"), "--allow-python-layers", "--device", "cpu"]
+
+
+def test_time_is_told_of_the_layer_that_took_it(
+    slow: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in Caffe, the mean of 50 passes in TRAIN after one that is not counted."""
+    assert time_command.main(slow) == 0
+    rows, _, last = capsys.readouterr().out.partition("\n\n")
+    nothing, took = ["0.000", "0.000"], ["250.000", "500.000"]
+    assert table(rows) == {
+        "layer": ["type", "forward", "backward", "share"],
+        "data": ["Input", *nothing, "0.0%"],
+        "conv": ["Convolution", *nothing, "0.0%"],
+        "relu": ["ReLU", *nothing, "0.0%"],
+        "slow": ["Python", *took, "100.0%"],
+        "mean": ["Reduction", *nothing, "0.0%"],
+        "loss": ["Power", *nothing, "0.0%"],
+        "all": ["layers", *took],
+        "whole": ["graph", *took],
+    }
+    assert last == (
+        "small (TRAIN, cpu): milliseconds a pass, mean of 50; forward and backward of the whole "
+        "graph 750.000 ms, 4 items a second\n"
+    )
+
+
+def test_times_in_caffes_lines(slow: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert time_command.main([*slow, "--iterations", "2", "--log", "caffe"]) == 0
+    lines = [line.split("] ", 1)[-1] for line in capsys.readouterr().err.splitlines()]
+    wanted = [
+        "Testing for 2 iterations.",
+        "Average time per layer: ",
+        *(
+            f"{name:>10}\t{way}: {milliseconds if name == 'slow' else 0} ms."
+            for name in ("data", "conv", "relu", "slow", "mean", "loss")
+            for way, milliseconds in (("forward", 250), ("backward", 500))
+        ),
+        "Average Forward pass: 250 ms.",
+        "Average Backward pass: 500 ms.",
+        "Average Forward-Backward: 750 ms.",
+        "Total Time: 1500 ms.",
+        "*** Benchmark ends ***",
+    ]
+    assert lines[-len(wanted) :] == wanted
 
 
 def test_a_stopwatch_counts_laps() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,6 +80,61 @@ def test_a_curve_is_a_line_of_the_picture(record: Path, monkeypatch: pytest.Monk
     assert drawn["train loss"] == [1.0, 0.5, 1 / 3]
     assert drawn["test accuracy (net #1)"] == [0.5]
     assert len(drawn) == 4
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The figures that are saved."""
+    from matplotlib.figure import Figure
+
+    saved: list[Figure] = []
+    save = Figure.savefig
+
+    def spy(figure: Figure, *args: object, **options: object) -> object:
+        saved.append(figure)
+        return save(figure, *args, **options)
+
+    monkeypatch.setattr(Figure, "savefig", spy)
+    return saved
+
+
+def test_losses_are_on_the_left_and_each_log_has_its_name(
+    record: Path, tmp_path: Path, figures: list[Any]
+) -> None:
+    golden = GOLDEN / "caffe.log"
+    assert main([str(golden), str(record), str(tmp_path / "x.png")]) == 0
+    (figure,) = figures
+    panels = {
+        axes.get_ylabel(): {line.get_label() for line in axes.get_lines()} for axes in figure.axes
+    }
+    assert list(panels) == ["loss", "value"]
+    assert panels["loss"] == {
+        *(f"{golden}: {phase} loss" for phase in ("train", "test")),
+        *(f"{record}: {name}" for name in ("train loss", "test loss (net #1)")),
+        f"{record}: test total loss (net #1)",
+    }
+    assert panels["value"] == {
+        f"{golden}: test accuracy",
+        f"{record}: test accuracy (net #1)",
+    }
+    left, right = (axes.get_position().x0 for axes in figure.axes)
+    assert left < right
+
+
+def test_points_are_joined_by_iteration(tmp_path: Path, figures: list[Any]) -> None:
+    """Resumed at 2, with another display interval."""
+    log = tmp_path / "train.jsonl"
+    events = [Display(0, 3.0), Display(4, 1.0), Display(3, 1.5), Display(6, 0.5)]
+    log.write_text("".join(record_line(event) + "\n" for event in events))
+    assert main([str(log), str(tmp_path / "x.svg")]) == 0
+    (line,) = figures[0].axes[0].get_lines()
+    assert line.get_xydata().tolist() == [[0, 3], [3, 1.5], [4, 1], [6, 0.5]]
+
+
+def test_the_smoothed_loss_wins_over_the_batchs_own() -> None:
+    found = curves([Display(5, 0.5, (Output("loss", 2.0, 1.0), Output("other", 3.0)))])
+    assert found[Curve("train", "loss", True)] == {5: 0.5}
+    assert found[Curve("train", "other", False)] == {5: 3.0}
 
 
 def error_of(arguments: list[Path], capsys: pytest.CaptureFixture[str]) -> str:

@@ -136,6 +136,48 @@ def test_background_comes_first_and_thresholds_decide(tmp_path: Path) -> None:
     assert set(labels[:, 5:].ravel()) == {5, 6}
 
 
+def test_the_images_index_counts_not_its_place(tmp_path: Path) -> None:
+    """As in Caffe: windows below `# 1` are those of the second path, wherever they stand."""
+    for number, value in enumerate((10, 20)):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((9, 9, 3), value, np.uint8))
+    text = "\n".join(
+        f"# {1 - number}\n{number}.png\n3 9 9\n2\n{number + 1} 1 0 0 3 3\n0 0 0 0 3 3"
+        for number in range(2)
+    )
+    (tmp_path / "windows.txt").write_text(text)
+    batch = open_windows(LAYER % ("", "fg_fraction: 1"), tmp_path).next()
+    labels, pixels = batch["label"].tolist(), batch["data"][:, 0, 0, 0].tolist()
+    assert set(zip(labels, pixels)) == {(1, 20), (2, 10)}
+
+
+def test_each_batch_draws_other_windows(tmp_path: Path) -> None:
+    """Eight of 80 windows each time, told apart by their label."""
+    rows = [f"{label} 1 0 0 3 3" for label in range(1, 81)]
+    write_windows(tmp_path, *rows, "0 0 0 0 5 5")
+    reader = open_windows(LAYER % ("", "fg_fraction: 1"), tmp_path)
+    assert len({tuple(reader.next()["label"].tolist()) for _ in range(5)}) == 5
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_the_middle_of_a_mean_image_is_subtracted_where_pixels_are(
+    tmp_path: Path, mirrored: bool
+) -> None:
+    """mean[c, y + margin, x + margin] of the pixel at (y, x), mirrored or not; nothing around."""
+    mean = np.random.default_rng(0).random((3, 8, 9)).astype(np.float32)
+    write_mean(tmp_path / "mean", mean)
+    box = (-1, 6, 3, 10)
+    write_windows(tmp_path, *(f"3 {overlap} {' '.join(map(str, box))}" for overlap in (1, 0)))
+    transform = 'mean_file: "mean"' + (" mirror: true" if mirrored else "")
+    data = open_windows(LAYER % (transform, "context_pad: 1 scale: 0.25"), tmp_path).next()["data"]
+    expected = naive(Window(0, 3, *box, 7), Settings(6, 1, False), mirrored)
+    assert expected is not None
+    # `naive` subtracts 0.5 + the channel, so no value of a pixel is 0.
+    pixels = expected * 4 + np.arange(0.5, 3)[:, None, None]
+    wanted = np.where(expected == 0, 0, (pixels - mean[:, 1:7, 1:7]) / 4).astype(np.float32)
+    assert (expected == 0).any()
+    assert any(np.abs(top - wanted).max() < 1e-4 for top in data)
+
+
 @pytest.mark.parametrize(("fraction", "foreground"), [(0, 0), (0.25, 2), (1, 8)])
 def test_the_fraction_of_the_foreground(tmp_path: Path, fraction: float, foreground: int) -> None:
     write_windows(tmp_path, "5 0.7 0 0 1 1", "0 0 0 0 5 5")
@@ -170,6 +212,7 @@ def test_cached_images_are_read_once(tmp_path: Path) -> None:
         ("# 0\na.png\n3 10 12\n2\n5 1 0 0 2 3\n", r"windows\.txt:5: the file ends where a class"),
         ("# 0\na.png\n3 10 12\n1\n0 1 0 0 2 3", r"windows\.txt:5: class 0 of a foreground"),
         ("# 4\na.png\n3 10 12\n1\n5 1 0 0 2 3", r"windows\.txt:5: image index 4, but there are 1"),
+        ("# -1\na.png\n3 10 12\n1\n5 1 0 0 2 3", r"windows\.txt:5: image index -1, but there are"),
         ("# 0\na.png\n3 10 12\n1\n5 1 0 0 2 3", "1 foreground windows .* and 0 background"),
     ],
 )
