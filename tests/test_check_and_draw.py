@@ -7,6 +7,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from field_rows import net_text, write_layers
@@ -15,6 +16,8 @@ from converters import load_net
 from converters.__main__ import COMMANDS
 from converters.command_line.program import run_subcommand
 from converters.layers.fields import to_markdown
+from converters.records.datum import encode_datum
+from converters.records.lmdb_reader import create_lmdb
 
 NET = """
 name: "small"
@@ -147,6 +150,77 @@ def test_check_says_why_not(
     assert re.search(says, failures[0]), failures[0]
 
 
+DATA = 'layer { name: "d" type: "Data" top: "data" data_param { source: "db" batch_size: 9 } %s }'
+RELU = 'layer { name: "r" type: "ReLU" bottom: "data" top: "y" %s }'
+CROP = DATA % "transform_param { crop_size: 24 }"
+FLAT = """layer { name: "f" type: "Reshape" bottom: "data" top: "f"
+  reshape_param { shape { dim: 0 dim: 784 } } }"""
+INFINITE = """layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"
+  inner_product_param { num_output: 1 weight_filler { type: "constant" value: inf } } }"""
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "lines"),
+    [
+        (CROP + RELU % "", (), ["TEST: 2 layers, data (2, 3, 24, 24) → y (2, 3, 24, 24)"]),
+        (DATA % "" + FLAT, (), ["TEST: 2 layers, data (2, 1, 28, 28) → f (2, 784)"]),
+        (
+            CROP + RELU % "",
+            ("--input-shape", "data=5,2,6,7"),
+            ["TEST: 2 layers, data (5, 2, 6, 7) → y (5, 2, 6, 7)"],
+        ),
+        (
+            CROP + RELU % "exclude { phase: TEST }",
+            (),
+            [
+                "TRAIN: 2 layers, data (2, 3, 24, 24) → y (2, 3, 24, 24)",
+                "TEST: 1 layers, data (2, 3, 24, 24) → data (2, 3, 24, 24)",
+            ],
+        ),
+        (
+            CROP + RELU % 'include { stage: "extra" }',
+            (),
+            [
+                "TEST: 1 layers, data (2, 3, 24, 24) → data (2, 3, 24, 24)",
+                "TEST with stage extra: 2 layers, data (2, 3, 24, 24) → y (2, 3, 24, 24)",
+            ],
+        ),
+        (
+            CROP + INFINITE,
+            ("--shapes-only",),
+            ["TEST: 2 layers, data (2, 3, 24, 24) → ip (2, 1)"],
+        ),
+        (
+            'train_net: "a" test_net: "b" test_net: "c" type: "Adam" base_lr: 1',
+            (),
+            ["solver, type Adam, net a, b, c"],
+        ),
+    ],
+)
+def test_check_of_data_that_is_absent(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    options: tuple[str, ...],
+    lines: list[str],
+) -> None:
+    """Also in a file called `.pt`, as some of Caffe's examples are."""
+    (tmp_path / "old.pt").write_text(text)
+    status, out, _ = run(capsys, "check", tmp_path, *options)
+    assert out.splitlines() == [*(f"ok   old.pt: {line}" for line in lines), "1 files, 0 failures"]
+    assert status == 0
+
+
+def test_check_cuts_the_batches_of_data_that_is_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with create_lmdb(tmp_path / "db") as writer:
+        writer.put(b"0", encode_datum(np.zeros((1, 6, 5), np.uint8), 0))
+    (tmp_path / "net.prototxt").write_text(DATA % "" + RELU % "")
+    _, out, _ = run(capsys, "check", tmp_path)
+    assert "ok   net.prototxt: TEST: 2 layers, data (2, 1, 6, 5) → y (2, 1, 6, 5)\n" in out
+
+
 def test_check_without_any_file_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "check", tmp_path)[0] == 1
     status, _, error = run(capsys, "check", tmp_path / "none")
@@ -193,6 +267,78 @@ def test_draw_shows_every_layer_and_blob(net: Path, capsys: pytest.CaptureFixtur
         if "x" in box.attrib:
             assert float(box.attrib["x"]) + float(box.attrib["width"]) <= width
             assert float(box.attrib["y"]) + float(box.attrib["height"]) <= height
+
+
+SKIP = """
+layer { name: "d" type: "Input" top: "d" input_param { shape { dim: 1 dim: 4 dim: 9 dim: 9 } } }
+layer { name: "a" type: "Convolution" bottom: "d" top: "a"
+  convolution_param { num_output: 4 kernel_h: 3 kernel_w: 5 pad_h: 1 pad_w: 2 group: 2 } }
+layer { name: "b" type: "ReLU" bottom: "a" top: "a" }
+layer { name: "c" type: "Sigmoid" bottom: "a" top: "c" }
+layer { name: "<&>" type: "Dropout" bottom: "c" top: "c" }
+layer { name: "sum" type: "Eltwise" bottom: "c" bottom: "d" bottom: "a" top: "sum" }
+"""
+
+
+def parts(folder: Path, capsys: pytest.CaptureFixture[str], tag: str) -> list[dict[str, str]]:
+    """The attributes of the picture's elements `tag`, with their text; the page's own are not."""
+    (folder / "net.prototxt").write_text(SKIP)
+    assert run(capsys, "draw", folder / "net.prototxt", folder / "x.svg")[0] == 0
+    root = ElementTree.parse(folder / "x.svg").getroot()
+    return [
+        {**part.attrib, "text": str(part.text)}
+        for part in list(root)[3:]
+        if part.tag.rsplit("}")[-1] == tag
+    ]
+
+
+def test_draw_shows_kernels_groups_names_and_families(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = [text["text"] for text in parts(tmp_path, capsys, "text")]
+    convolution = "a: Convolution 3×5, 4, g=2"
+    assert shown == [
+        *("d: Input", "d 1×4×9×9", convolution, "b: ReLU", "a 1×4×9×9"),
+        *("c: Sigmoid", "<&>: Dropout", "c 1×4×9×9", "sum: Eltwise", "sum 1×4×9×9"),
+    ]
+    fills = [fill for r in parts(tmp_path, capsys, "rect") if (fill := r["fill"]) != "none"]
+    colours = dict(zip(shown, fills, strict=True))
+    # Data, convolution, activation and joining; white for tops.
+    families = ("d: Input", convolution, "b: ReLU", "sum: Eltwise", "d 1×4×9×9")
+    assert len({colours[line] for line in families}) == len(families)
+    assert colours["b: ReLU"] == colours["c: Sigmoid"]
+    assert {colours[line] for line in shown if "1×4×9×9" in line} == {"#ffffff"}
+
+
+def test_draws_edges_go_from_bottom_to_top_around_what_they_pass(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outlines = [rect for rect in parts(tmp_path, capsys, "rect") if rect["fill"] == "none"]
+    sizes = ("x", "y", "width", "height")
+    boxes = {
+        name: (x, y, x + width, y + height)
+        for name, outline in zip(("d", "a", "c", "sum"), outlines, strict=True)
+        for x, y, width, height in [[float(outline[size]) for size in sizes]]
+    }
+    tops = {((x1 + x2) / 2, y1): name for name, (x1, y1, x2, _) in boxes.items()}
+    bottoms = {((x1 + x2) / 2, y2): name for name, (x1, _, x2, y2) in boxes.items()}
+
+    def at(ends: dict[tuple[float, float], str], x: float, y: float) -> str:
+        # Pixels are whole.
+        (name,) = (n for end, n in ends.items() if abs(end[0] - x) <= 1 and abs(end[1] - y) <= 1)
+        return name
+
+    edges = set()
+    for path in parts(tmp_path, capsys, "path"):
+        numbers = [float(number) for number in re.findall(r"[\d.]+", path["d"])]
+        edges.add((at(bottoms, *numbers[:2]), at(tops, *numbers[-2:])))
+        for left, top, right, bottom in boxes.values():
+            if numbers[1] + 1 < top and bottom < numbers[-1] - 1:
+                # Between the two: passed by the vertical line at x from y1 to y2.
+                x, y1, y2 = numbers[6:9]
+                assert y1 <= top + 1 < bottom - 1 <= y2
+                assert not left < x < right
+    assert edges == {("d", "a"), ("a", "c"), ("c", "sum"), ("d", "sum"), ("a", "sum")}
 
 
 def test_layers_prints_or_writes_the_table(

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import re
 import signal
 import struct
 import subprocess
@@ -22,7 +23,7 @@ from converters.__main__ import COMMANDS
 from converters.command_line.program import run_subcommand
 from converters.errors import DataError, OutputError
 from converters.proto import caffe_pb2 as pb
-from converters.records.datum import encode_batch, encode_datum
+from converters.records.datum import encode_batch, encode_datum, encode_image
 from converters.records.lmdb_reader import LmdbReader, check_lmdb, create_lmdb
 from converters.records.mean import MeanImage, read_mean
 
@@ -422,6 +423,17 @@ def test_the_mean_command(tmp_path: Path, golden: str) -> None:
     assert (blob.num, blob.channels, blob.height, blob.width) == (1, *pixels.shape[1:])
 
 
+def test_the_mean_is_that_of_all_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """More than a thousand, which are read at once, and no multiple of it."""
+    path, out = build(tmp_path / "db", 1205, (3, 4, 5)), tmp_path / "mean"
+    assert command("mean", path, out) == 0
+    mean = images(1205, (3, 4, 5)).astype(np.float64).mean(axis=0)
+    assert np.abs(read_mean(out) - mean).max() < 1e-4
+    channels = ", ".join(f"{value:.4f}" for value in mean.mean(axis=(1, 2)))
+    shown = capsys.readouterr().out
+    assert shown == f"{out}: mean of 1205 images, channel means {channels}\n"
+
+
 def test_mean_needs_one_shape(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert command("mean", GOLDEN / "imageset" / "encoded_lmdb", tmp_path / "m") == 1
     assert "00000001_a/img1.png" in capsys.readouterr().err
@@ -483,6 +495,29 @@ def test_verify_names_every_bad_record(tmp_path: Path, capsys: pytest.CaptureFix
     assert "5 of 20 records are bad" in captured.err
 
 
+def test_verify_counts_classes_bad_and_compressed_records(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Class 7 comes first and is the smallest; 25 labels, more than are listed, are 8."""
+    labels = [7, *[2] * 3, *[5] * 2, *[8] * 25]
+    with create_lmdb(tmp_path / "db") as writer:
+        for number, label in enumerate(labels):
+            writer.put(b"%04d" % number, encode_datum(images(1, (1, 2, 2))[0], label))
+    assert command("verify", tmp_path / "db", "--classes", 9) == 0
+    classes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("class ")]
+    assert classes == ["class 2: 3", "class 5: 2", "class 7: 1", "class 8: 25"]
+    assert command("verify", tmp_path / "db", "--classes", 8) == 1
+    captured = capsys.readouterr()
+    assert "25 of 31 records are bad, the first is '0006': has label 8" in captured.err
+    assert captured.out.count("record '") == 20
+    assert "class 8" not in captured.out
+    golden = GOLDEN / "imageset" / "encoded_lmdb"
+    command("verify", golden)
+    assert re.search(
+        "encoded_lmdb: 6 records, [0-9]+ bytes, 6 compressed\n", capsys.readouterr().out
+    )
+
+
 def test_verify_survives_what_kills_its_reader(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -527,6 +562,73 @@ def test_show_draws_a_row_for_each_class(
         assert centre[::-1].tolist() == [200 * (channel == label) for channel in range(3)]
     assert command("show", tmp_path / "svhn_test", tmp_path / "b.png", "--order", "bgr") == 0
     assert cv2.imread(str(tmp_path / "b.png"))[30, 68].tolist() == [200, 0, 0]
+
+
+def test_show_sorts_classes_and_shows_images_that_are_not_square(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cv2 = pytest.importorskip("cv2")
+    # Two records of class 7, then one of class 2; RGB, as SVHN's are.
+    pixels = images(3, (3, 8, 16))
+    with create_lmdb(tmp_path / "svhn_train") as writer:
+        writer.put_all([b"0", b"1", b"2"], encode_batch(pixels, np.array([7, 7, 2])))
+    out = tmp_path / "s.png"
+    assert command("show", tmp_path / "svhn_train", out) == 0
+    assert capsys.readouterr().out == f"{out}: 3 records, 2 classes, a row each (classes 2, 7)\n"
+    sheet = cv2.imread(str(out))
+    # Eight rows of pixels are enlarged seven times, to 56.
+    assert sheet.shape == (2 * 58 + 2, 40 + 2 * 114, 3)
+    for image, (top, left) in zip(pixels, ((60, 40), (60, 154), (2, 40))):
+        shown = sheet[top : top + 56 : 7, left : left + 112 : 7]
+        assert (shown == image[::-1].transpose(1, 2, 0)).all()
+
+
+NETS = """
+layer { name: "a" type: "Data" top: "a" data_param { source: "gone/first" }
+  transform_param { mirror: true scale: 0.5 mean_value: 90 force_gray: true } }
+layer { name: "b" type: "Data" top: "b" data_param { source: "gone/second" }
+  transform_param { crop_size: 2 } }
+"""
+
+
+def test_show_takes_the_layer_of_the_database_and_spreads_its_values(tmp_path: Path) -> None:
+    """Never mirrored; (pixel - mean) · scale from the least, 0, to the largest, 255."""
+    cv2 = pytest.importorskip("cv2")
+    gray = 50 + images(8, (1, 7, 7)) // 4
+    (tmp_path / "net.prototxt").write_text(NETS)
+    for name in ("first", "second", "other"):
+        with create_lmdb(tmp_path / name) as writer:
+            for number, image in enumerate(gray):
+                pixels = image[0][:, :, None].repeat(3, 2)
+                png = bytes(cv2.imencode(".png", pixels)[1])
+                writer.put(b"%d" % number, encode_image(png, 0))
+    sheets = {}
+    for name in ("first", "second", "other"):
+        out = tmp_path / f"{name}.png"
+        assert command("show", tmp_path / name, out, "--net", tmp_path / "net.prototxt") == 0
+        sheets[name] = cv2.imread(str(out))
+    first = sheets["first"][2:-2:8, 40:]
+    low, high = int(gray.min()), int(gray.max())
+    for number, image in enumerate(gray):
+        shown = first[:, number * 58 : number * 58 + 56 : 8]
+        wanted = np.rint((image[0] - low) * (255.0 / (high - low)))
+        assert np.abs(shown - wanted[:, :, None]).max() <= 1
+    # Cropped to 2×2; a database that no layer names takes the last layer.
+    assert sheets["second"].shape == sheets["other"].shape == (60, 40 + 8 * 58, 3)
+    assert (sheets["second"] == sheets["other"]).all()
+
+
+def test_show_with_force_gray_decodes_gray(tmp_path: Path) -> None:
+    cv2 = pytest.importorskip("cv2")
+    (tmp_path / "net.prototxt").write_text(NETS)
+    png = bytes(cv2.imencode(".png", images(1, (8, 8, 3))[0])[1])
+    with create_lmdb(tmp_path / "first") as writer:
+        writer.put(b"0", encode_image(png, 0))
+    out = tmp_path / "s.png"
+    assert command("show", tmp_path / "first", out, "--net", tmp_path / "net.prototxt") == 0
+    sheet = cv2.imread(str(out))[2:58, 40:96]
+    assert (sheet == sheet[:, :, :1]).all()
+    assert len(np.unique(sheet)) > 10
 
 
 def test_show_applies_what_caffes_data_layer_applied() -> None:

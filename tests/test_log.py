@@ -133,6 +133,10 @@ def test_lines_that_the_golden_run_has_not() -> None:
         'Initializing solver from parameters: \ntype: "SGD"\nbase_lr: 0.01',
     ]
     assert texts[Stop] == ["Optimization stopped early.", "Optimization Done."]
+    assert texts[Finetune] == ["Finetuning from init.caffemodel"]
+    assert texts[Resume] == ["Resuming from x_iter_5.solverstate"]
+    (note,) = caffe_lines(Message("note", "here.py:3", "W"))
+    assert glog(note).startswith("W")
     hdf5 = caffe_lines(Snapshot("a.caffemodel.h5", "a.solverstate.h5"))
     assert [line.text for line in hdf5] == [
         "Snapshotting to HDF5 file a.caffemodel.h5",
@@ -173,6 +177,38 @@ I0210 13:39:22.381027 25210 solver.cpp:266] Iteration 100, Testing net (#0)
     assert event.outputs[1] == Output("l", 0.5, 0.5)
     assert event.outputs[0].name == "a b"
     assert math.isnan(event.outputs[0].value)
+
+
+@pytest.mark.xfail(strict=True, raises=ValueError, reason="float() of half a number: a traceback")
+def test_a_line_that_was_cut_off_in_a_number_is_passed_over() -> None:
+    """The last line of a killed run, or of one that still writes."""
+    whole = "I0210 13:39:22.381027 25210 solver.cpp:189] Iteration 100, loss = 0.25\n"
+    for cut in ("Iteration 200, loss = 1e-", "Iteration 200, loss = -", "Test loss: 2.5e"):
+        assert parse_caffe_log(f"{whole}{whole.split('It')[0]}{cut}") == [Display(100, 0.25)]
+
+
+def test_several_runs_and_test_nets_are_told_apart() -> None:
+    text = "".join(
+        f"I0210 13:39:22.381027 25210 solver.cpp:1] {line}\n"
+        for run in ("a net", "b")
+        for line in (
+            f"Solving {run}",
+            "Learning Rate Policy: step",
+            "Iteration 0, Testing net (#0)",
+            "    Test net output #0: x = 1",
+            "Iteration 0, Testing net (#1)",
+            "    Test net output #0: x = 2",
+        )
+    )
+    assert parse_caffe_log(text) == [
+        event
+        for run in ("a net", "b")
+        for event in (
+            Start(run, "step"),
+            Scores(0, 0, (Output("x", 1.0),)),
+            Scores(0, 1, (Output("x", 2.0),)),
+        )
+    ]
 
 
 def test_records_parse_back(tmp_path: Path) -> None:

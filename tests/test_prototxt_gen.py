@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -443,6 +444,58 @@ def test_options_reach_their_fields() -> None:
     assert schedule(find_recipe("digits"), 1437).max_iter == 14
 
 
+def test_zero_is_a_value_and_not_the_default() -> None:
+    solver = solver_of("bua", random_seed=0, weight_decay=0.0)
+    assert solver.HasField("random_seed")
+    assert solver.random_seed == solver.weight_decay == 0
+    for layer in layers(net_of("bua", moving_average_fraction=0.0), "BatchNorm"):
+        assert layer.batch_norm_param.moving_average_fraction == 0
+
+
+def test_numbers_are_those_of_a_float32() -> None:
+    value = 104.00698793
+    for layer in data_layers(net_of("bua", mean=str(value))):
+        assert list(layer.transform_param.mean_value) == [np.float32(value)]
+    assert solver_of("bua", weight_decay=1 / 3).weight_decay == np.float32(1 / 3)
+
+
+def test_nets_and_snapshots_have_the_variants_name() -> None:
+    for name in VARIANTS:
+        generated = made(name, "mnist", width=0.5)
+        assert generated.deploy.name == net_of(name).name == name
+        solver = solver_of(name, "mnist", width=0.5)
+        assert solver.snapshot_prefix == f"runs/{name}_mnist_w0.5/{name}"
+        # As Caffe's own examples: --device and a machine without a GPU choose otherwise.
+        assert solver.solver_mode == pb.SolverParameter.GPU
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["bub", "--dataset", "digits", "--reading", "table", "--width", "0.5", "--bias"],
+        ["bua", "--dropout", "0", "--random-seed", "0", "--mean", "1,2,3.5", "--weight-decay", "0"],
+        ["baseline", "--dataset", "svhn", "--unit-groups", "4", "--filler", "xavier"],
+        pytest.param(
+            ["bua", "--mean", "my mean.binaryproto"],
+            marks=pytest.mark.xfail(
+                strict=True, reason="the header does not quote what a shell would part"
+            ),
+        ),
+    ],
+    ids=" ".join,
+)
+def test_the_command_of_the_header_writes_the_same_files(arguments: Sequence[str]) -> None:
+    mean_file("mnist", 1.0, 2.0, 3.0).rename("my mean.binaryproto")
+    assert main(arguments) == 0
+    (folder,) = Path("prototxt").iterdir()
+    texts = {path.name: path.read_text() for path in folder.iterdir()}
+    for name, text in texts.items():
+        command = text.splitlines()[1].removeprefix("# python -m prototxt_gen ")
+        assert main(shlex.split(command)) == 0
+        assert (folder / name).read_text() == text
+        assert list(Path("prototxt").iterdir()) == [folder]
+
+
 def test_group_options_leave_ungrouped_parts_alone() -> None:
     net = net_of("bua_no_groups", adaption_groups=2)
     groups = {c.name: c.convolution_param.group for c in layers(net, "Convolution")}
@@ -548,6 +601,7 @@ def test_a_file_in_the_way_is_an_error_and_stays() -> None:
         ),
         (["bua", "--width", "1.0", "--bias", "--batch", "32"], "prototxt/bua_cifar10"),
         (["bua", "--out", 'a "b" \\ c'], 'a "b" \\ c/bua_cifar10'),
+        (["bua", "--out", "größe"], "größe/bua_cifar10"),
     ],
 )
 def test_command_line_writes_the_folder(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,41 @@ class Phase(caffe.Layer):
 
     def forward(self, bottom, top):
         top[0].data[()] = self.phase
+
+class SquareAndTriple(caffe.Layer):
+    def setup(self, bottom, top):
+        pass
+
+    def reshape(self, bottom, top):
+        for one in top:
+            one.reshape(*bottom[0].shape)
+
+    def forward(self, bottom, top):
+        top[0].data[...] = bottom[0].data ** 2
+        top[1].data[...] = bottom[0].data * 3
+
+    def backward(self, top, propagate_down, bottom):
+        bottom[0].diff[...] = 2 * bottom[0].data * top[0].diff + 3 * top[1].diff
+
+class Told(Phase):
+    def backward(self, top, propagate_down, bottom):
+        bottom[0].diff[...] = 2 * propagate_down[0] + propagate_down[1]
+
+class Sizes(Phase):
+    def reshape(self, bottom, top):
+        top[0].reshape(5)
+
+    def forward(self, bottom, top):
+        x = bottom[0]
+        top[0].data[...] = x.num, x.channels, x.height, x.width, x.count
+
+class Fails(Phase):
+    def forward(self, bottom, top):
+        if self.param_str == "forward":
+            raise ValueError("no more")
+
+    def backward(self, top, propagate_down, bottom):
+        raise ValueError("no more")
 """
 INPUTS = """
 layer { name: "a" type: "Input" top: "a" input_param { shape { dim: 4 dim: 3 } } }
@@ -110,6 +146,91 @@ def test_layer_without_bottoms_knows_its_phase_and_type(
     net = build(tmp_path, python("Phase", 'top: "y"'), phase).double()
     y = net()["y"]
     assert (y.item(), y.shape, y.dtype) == (number, (), torch.float64)
+
+
+def test_backward_sees_its_own_forward_and_all_tops(tmp_path: Path) -> None:
+    """Also with other batches than the planned one, and after another forward."""
+    net = build(tmp_path, INPUTS + python("SquareAndTriple", 'bottom: "a" top: "y" top: "z"'))
+    first, second = (torch.rand(rows, 3).requires_grad_() for rows in (6, 2))
+    outputs = [net({"a": x, "b": x.detach()}) for x in (first, second)]
+    for x, blobs in zip((first, second), outputs):
+        torch.testing.assert_close(blobs["y"], x.square())
+        torch.testing.assert_close(blobs["z"], 3 * x)
+        (found,) = torch.autograd.grad((blobs["y"] * 2 + blobs["z"] * 5).sum(), x)
+        torch.testing.assert_close(found, 4 * x + 15)
+
+
+def test_a_blobs_gradient_begins_at_zero_in_each_backward(tmp_path: Path) -> None:
+    net = build(tmp_path, INPUTS + python("Weighted", 'bottom: "a" top: "y"', "[1, 2, 3]"))
+    x = torch.rand(4, 3)
+    y = net({"a": x, "b": x})["y"].sum()
+    for _ in range(2):
+        (found,) = torch.autograd.grad(y, net.params["p"], retain_graph=True)
+        torch.testing.assert_close(found, x.sum(0))
+
+
+@pytest.mark.parametrize(("both", "told"), [(False, 2), (True, 3)])
+def test_backward_is_told_which_bottoms_need_a_gradient(
+    tmp_path: Path, both: bool, told: int
+) -> None:
+    net = build(tmp_path, INPUTS + python("Told", 'bottom: "a" bottom: "b" top: "y"'))
+    a, b = torch.rand(4, 3, requires_grad=True), torch.rand(4, 3, requires_grad=both)
+    (found,) = torch.autograd.grad(net({"a": a, "b": b})["y"], a)
+    assert found.eq(told).all()
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 3), (2, 3, 5, 7)])
+def test_the_sizes_of_a_blob_are_pycaffes(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """num, channels, height and width, 1 where there is no such axis; count."""
+    net = build(tmp_path, INPUTS + python("Sizes", 'bottom: "a" top: "y"'))
+    sizes = net({"a": torch.zeros(shape), "b": torch.zeros(4, 3)})["y"].tolist()
+    assert sizes == [*[*shape, 1, 1, 1][:4], torch.zeros(shape).numel()]
+
+
+def test_the_module_may_lie_in_layers_and_the_path_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "layers").mkdir()
+    (tmp_path / "layers" / "deep_layers.py").write_text(LAYERS)
+    net = tmp_path / "net.prototxt"
+    net.write_text(python("Phase", 'top: "y"').replace("user_layers", "deep_layers"))
+    before = list(sys.path)
+    assert load_net(net, allow_python_layers=True)()["y"].item() == 1
+    assert sys.path == before
+
+
+def test_a_mere_folder_called_caffe_is_no_pycaffe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "caffe").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "caffe", raising=False)
+    assert build(tmp_path, python("Phase", 'top: "y"'), "TEST")()["y"].item() == 1
+
+
+@pytest.mark.parametrize("method", ["forward", "backward"])
+def test_errors_while_running_name_the_layer(tmp_path: Path, method: str) -> None:
+    net = build(tmp_path, INPUTS + python("Fails", 'bottom: "a" top: "y"', method))
+    x = torch.rand(4, 3, requires_grad=True)
+    said = rf'layer "p" \(Python\): user_layers\.Fails: {method} raised ValueError: no more'
+    with pytest.raises(NetError, match=said):
+        net({"a": x, "b": x})["y"].backward()
+
+
+@pytest.mark.xfail(
+    strict=True, raises=TypeError, reason="NumPy has no bfloat16: torch's own error comes out"
+)
+def test_a_python_layer_runs_in_bf16(tmp_path: Path) -> None:
+    """Behind a layer that autocast, `--precision bf16`, makes bfloat16."""
+    product = """layer { name: "ip" type: "InnerProduct" bottom: "a" top: "ip"
+      inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }"""
+    net = build(
+        tmp_path, INPUTS + product + python("SquareAndTriple", 'bottom: "ip" top: "y" top: "z"')
+    )
+    x = torch.rand(4, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        blobs = net({"a": x, "b": x}, blobs=["ip", "z"])
+    torch.testing.assert_close(blobs["z"].float(), 3 * blobs["ip"].float(), rtol=0.01, atol=0.01)
 
 
 def test_two_folders_with_a_module_of_one_name(tmp_path: Path) -> None:
