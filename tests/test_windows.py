@@ -185,6 +185,21 @@ def test_the_fraction_of_the_foreground(tmp_path: Path, fraction: float, foregro
     assert reader.next()["label"].tolist() == [0.0] * (8 - foreground) + [5.0] * foreground
 
 
+@pytest.mark.xfail(
+    strict=True, raises=DataError, reason="Caffe draws from both kinds only where it needs both"
+)
+@pytest.mark.parametrize(
+    ("fraction", "row", "label"), [(0, "0 0", 0), (0.1, "0 0", 0), (1, "5 1", 5)]
+)
+def test_a_kind_of_windows_that_no_batch_takes_may_be_absent(
+    tmp_path: Path, fraction: float, row: str, label: int
+) -> None:
+    """A tenth of eight is none."""
+    write_windows(tmp_path, f"{row} 0 0 4 4")
+    reader = open_windows(LAYER % ("", f"fg_fraction: {fraction}"), tmp_path)
+    assert reader.next()["label"].tolist() == [label] * 8
+
+
 def test_cached_images_are_read_once(tmp_path: Path) -> None:
     write_windows(tmp_path, "5 0.7 0 0 1 1", "0 0 0 0 5 5")
     kept = open_windows(LAYER % ("", "cache_images: true"), tmp_path)
