@@ -272,7 +272,7 @@ class CaffeNet(nn.Module):
 
     def to_message(self) -> pb.NetParameter:
         """The net without blobs as Caffe's Net::ToProto writes it, for a caffemodel."""
-        from converters.formats.caffemodel import snapshot_net
+        from converters.net.written import snapshot_net
 
         return snapshot_net(self.plan.net, self.phase)
 
