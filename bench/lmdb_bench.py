@@ -27,7 +27,8 @@ from converters.datasets.source import Source
 from converters.proto import caffe_pb2 as pb
 from converters.records.datum import Batch, decode_batch, encode_batch
 from converters.records.images import Buffer
-from converters.records.lmdb_reader import RECORDS_PER_COMMIT, LmdbReader
+from converters.records.lmdb_reader import LmdbReader
+from converters.records.lmdb_writer import RECORDS_PER_COMMIT
 
 REPEATS = 7
 BATCH = 128

@@ -25,7 +25,8 @@ from converters.prototxt.text import parse_net
 from converters.readers import open_reader
 from converters.records.datum import decode_batch, decode_datum, encode_datum, encode_image
 from converters.records.imageset import Settings, Size, convert_imageset
-from converters.records.lmdb_reader import DATA_FILE, check_lmdb, create_lmdb
+from converters.records.lmdb_reader import DATA_FILE, check_lmdb
+from converters.records.lmdb_writer import create_lmdb
 from converters.records.mean import read_mean, write_mean
 
 cv2 = pytest.importorskip("cv2")

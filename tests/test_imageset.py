@@ -13,7 +13,8 @@ from converters.__main__ import COMMANDS
 from converters.command_line.program import run_subcommand
 from converters.errors import DataError
 from converters.records.datum import decode_datum
-from converters.records.imageset import Settings, Size, convert_imageset, read_list
+from converters.records.image_list import read_image_list
+from converters.records.imageset import Settings, Size, convert_imageset
 from converters.records.lmdb_reader import LmdbReader
 
 cv2 = pytest.importorskip("cv2")
@@ -127,12 +128,12 @@ def test_nothing_readable_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_lists(tmp_path: Path) -> None:
     (tmp_path / "list").write_bytes(b"a b.png -3\nc 7")
-    assert read_list(tmp_path / "list") == ([b"a b.png", b"c"], [-3, 7])
+    assert read_image_list(tmp_path / "list") == ([b"a b.png", b"c"], [-3, 7])
     (tmp_path / "list").write_bytes(b"a.png 1\nno-label.png\n")
     with pytest.raises(DataError, match=r"list:2: 'no-label\.png' has no label"):
-        read_list(tmp_path / "list")
+        read_image_list(tmp_path / "list")
     with pytest.raises(DataError, match=r"cannot be read"):
-        read_list(tmp_path / "absent")
+        read_image_list(tmp_path / "absent")
 
 
 def test_existing_output_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

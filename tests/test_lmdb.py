@@ -23,7 +23,8 @@ from converters.command_line.program import run_subcommand
 from converters.errors import DataError, OutputError
 from converters.proto import caffe_pb2 as pb
 from converters.records.datum import encode_batch, encode_datum
-from converters.records.lmdb_reader import LmdbReader, check_lmdb, create_lmdb
+from converters.records.lmdb_reader import LmdbReader, check_lmdb
+from converters.records.lmdb_writer import create_lmdb
 from converters.records.mean import MeanImage, read_mean
 
 ROOT = Path(__file__).parents[1]
@@ -149,7 +150,7 @@ import sys, resource
 import numpy as np
 from converters.command_line.program import run_guarded
 from converters.records.datum import encode_batch
-from converters.records.lmdb_reader import create_lmdb
+from converters.records.lmdb_writer import create_lmdb
 def main():
     records = encode_batch(np.zeros((1000, 3, 32, 32), np.uint8), np.zeros(1000, int))
     with create_lmdb(sys.argv[1], expected=20000) as writer:
@@ -234,7 +235,7 @@ def test_a_build_leaves_another_one_alone(tmp_path: Path) -> None:
     with create_lmdb(path) as first:
         first.put(b"0", b"first")
         script = f"""
-from converters.records.lmdb_reader import create_lmdb
+from converters.records.lmdb_writer import create_lmdb
 with create_lmdb({str(path)!r}) as second:
     second.put(b"0", b"second")
 """

@@ -18,13 +18,8 @@ from converters.datasets.source import Source
 from converters.errors import DataError, OutputError
 from converters.records.datum import describe, encode_batch
 from converters.records.images import Buffer, Pixels
-from converters.records.lmdb_reader import (
-    DATA_FILE,
-    LmdbReader,
-    LmdbWriter,
-    check_target,
-    create_lmdb,
-)
+from converters.records.lmdb_reader import DATA_FILE, LmdbReader
+from converters.records.lmdb_writer import LmdbWriter, check_target, create_lmdb
 from converters.records.mean import MeanImage, write_mean
 
 
