@@ -15,8 +15,8 @@ Entry = TypeVar("Entry")
 class Registry(Mapping[str, Entry], Generic[Entry]):
     """A mapping that only grows, each name once; `kind` is what errors call an entry.
 
-    With `package`, every module of that package is imported before the first look: a new entry is
-    a new file there, and nothing lists it.
+    With `package`, every module of that package is imported before the first look, and the entries
+    are in the order of their names: a new entry is a new file there, and nothing lists it.
     """
 
     def __init__(self, kind: str, package: str = "") -> None:
@@ -52,6 +52,7 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
             package, self._package = importlib.import_module(self._package), ""
             for module in pkgutil.iter_modules(package.__path__):
                 importlib.import_module(f"{package.__name__}.{module.name}")
+            self._entries = dict(sorted(self._entries.items()))
         return self._entries
 
     def __getitem__(self, name: str) -> Entry:

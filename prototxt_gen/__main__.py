@@ -12,9 +12,10 @@ from dataclasses import fields
 from pathlib import Path
 
 from converters.command_line.program import run_guarded
+from converters.datasets.registry import DATASETS
 from prototxt_gen.audit import audit, describe, net_cost
 from prototxt_gen.options import Options, flag
-from prototxt_gen.recipes import RECIPES, find_recipe
+from prototxt_gen.recipes import find_dataset
 from prototxt_gen.render import OUTPUTS, generate, write
 from prototxt_gen.variants import VARIANTS, find_variant
 
@@ -40,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("variant", metavar="VARIANT|list|audit", help=", ".join(VARIANTS))
     parser.add_argument(
-        "--dataset", default="cifar10", metavar="D", help=f"{', '.join(RECIPES)}; default cifar10"
+        "--dataset", default="cifar10", metavar="D", help=f"{', '.join(DATASETS)}; default cifar10"
     )
     for option in fields(Options):
         choices, about = option.metadata["choices"], option.metadata["about"]
@@ -62,9 +63,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _generate(args: argparse.Namespace) -> int:
-    variant, recipe = find_variant(args.variant), find_recipe(args.dataset)
+    variant, dataset = find_variant(args.variant), find_dataset(args.dataset)
     options = Options(**{option.name: getattr(args, option.name) for option in fields(Options)})
-    generated = generate(variant, recipe, options, args.out)
+    generated = generate(variant, dataset, options, args.out)
     cost = net_cost(generated.deploy).total
     for path in write(generated):
         print(path)
@@ -79,12 +80,12 @@ def _list() -> int:
     for variant in VARIANTS.values():
         print(f"  {variant.name:29}{variant.summary} ({variant.source})")
     print("\nData sets")
-    for recipe in RECIPES.values():
-        size = f"{recipe.channels}x{recipe.size}x{recipe.size}"
-        augmented = ", random crops and mirrored" if recipe.crop else ""
+    for one in DATASETS.values():
+        size = f"{one.channels}x{one.size}x{one.size}"
+        augmented = ", random crops and mirrored" if one.pad else ""
         print(
-            f"  {recipe.name:15}{recipe.train_images:>7,} images {size}, {recipe.classes} classes, "
-            f"{recipe.epochs} epochs from rate {recipe.base_lr:g}{augmented}"
+            f"  {one.name:15}{one.counts['train']:>7,} images {size}, {one.classes} classes, "
+            f"{one.training.epochs} epochs from rate {one.training.base_lr:g}{augmented}"
         )
     return 0
 

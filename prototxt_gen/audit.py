@@ -15,7 +15,7 @@ from converters.net.summary import SummaryRow, summarize
 from converters.proto import caffe_pb2 as pb
 from converters.prototxt.text import parse_text
 from prototxt_gen.options import READINGS, Options
-from prototxt_gen.recipes import find_recipe
+from prototxt_gen.recipes import find_dataset
 from prototxt_gen.render import net_text
 from prototxt_gen.variants import VARIANTS, Variant, find_variant
 
@@ -202,7 +202,7 @@ def _shown(parts: dict[str, tuple[int, int]]) -> str:
 
 
 def _deploy(variant: Variant, options: Options) -> pb.NetParameter:
-    text = net_text(variant, find_recipe("cifar10"), options)
+    text = net_text(variant, find_dataset("cifar10"), options)
     return parse_text(text, pb.NetParameter(), variant.name)
 
 

@@ -20,11 +20,12 @@ from jinja2 import (
     StrictUndefined,
 )
 
+from converters.datasets.registry import Dataset
 from converters.formats.whole_files import written_beside
 from converters.proto import caffe_pb2 as pb
 from converters.prototxt.text import parse_text
 from prototxt_gen.options import Options
-from prototxt_gen.recipes import Means, Recipe, channel_means, schedule
+from prototxt_gen.recipes import DATABASES, Means, channel_means, schedule
 from prototxt_gen.variants import Variant, build_model
 
 OUTPUTS = Path("prototxt")
@@ -40,26 +41,28 @@ class Generated(NamedTuple):
     notes: tuple[str, ...]
 
 
-def generate(variant: Variant, recipe: Recipe, options: Options, out: Path = OUTPUTS) -> Generated:
+def generate(
+    variant: Variant, dataset: Dataset, options: Options, out: Path = OUTPUTS
+) -> Generated:
     """The net, deploy net and solver of `variant` for a data set; nothing is written.
 
     Raises:
         GeneratorError: an option that does not fit the variant or the data set.
     """
-    name = folder_name(variant, recipe, options)
+    name = folder_name(variant, dataset, options)
     folder = out / name
-    means = channel_means(recipe, options)
-    net = net_text(variant, recipe, options, means)
+    means = channel_means(dataset, options)
+    net = net_text(variant, dataset, options, means)
     solver = _render(
         "solver.prototxt.j2",
-        **_heading(variant, recipe, options),
-        recipe=recipe,
+        **_heading(variant, dataset, options),
+        dataset=dataset,
         options=options,
-        schedule=schedule(recipe, options.batch),
+        schedule=schedule(dataset, options.batch),
         net_path=(folder / "net.prototxt").as_posix(),
         snapshot_prefix=f"{RUNS}/{name}/{variant.name}",
     )
-    deploy = net_text(variant, recipe, options)
+    deploy = net_text(variant, dataset, options)
     parse_text(net, pb.NetParameter(), str(folder / "net.prototxt"))
     parse_text(solver, pb.SolverParameter(), str(folder / "solver.prototxt"))
     message = parse_text(deploy, pb.NetParameter(), str(folder / "deploy.prototxt"))
@@ -67,14 +70,18 @@ def generate(variant: Variant, recipe: Recipe, options: Options, out: Path = OUT
     return Generated(folder, texts, message, means.notes)
 
 
-def net_text(variant: Variant, recipe: Recipe, options: Options, means: Means | None = None) -> str:
+def net_text(
+    variant: Variant, dataset: Dataset, options: Options, means: Means | None = None
+) -> str:
     """A net as prototxt; without `means` the deploy net, which starts at an Input layer."""
     return _render(
         "gmnet.prototxt.j2",
-        **_heading(variant, recipe, options),
-        net=build_model(variant, recipe.channels, options),
-        recipe=recipe,
+        **_heading(variant, dataset, options),
+        net=build_model(variant, dataset.channels, options),
+        dataset=dataset,
         options=options,
+        train_source=f"{DATABASES}/{dataset.train_database}",
+        test_source=f"{DATABASES}/{dataset.test_database}",
         means=means,
         deploy=means is None,
     )
@@ -91,16 +98,16 @@ def write(generated: Generated) -> list[Path]:
     return paths
 
 
-def folder_name(variant: Variant, recipe: Recipe, options: Options) -> str:
+def folder_name(variant: Variant, dataset: Dataset, options: Options) -> str:
     """VARIANT_DATASET[_table][_w0.25]; the other options leave no trace in it."""
     table = "_table" if options.reading == "table" else ""
     width = f"_w{options.width:g}" if options.width != 1 else ""
-    return f"{variant.name}_{recipe.name}{table}{width}"
+    return f"{variant.name}_{dataset.name}{table}{width}"
 
 
-def _heading(variant: Variant, recipe: Recipe, options: Options) -> dict[str, str]:
+def _heading(variant: Variant, dataset: Dataset, options: Options) -> dict[str, str]:
     """What the first comment of a file says: the net, and the command that wrote it."""
-    command = f"python -m prototxt_gen {variant.name} --dataset {recipe.name}"
+    command = f"python -m prototxt_gen {variant.name} --dataset {dataset.name}"
     return {
         "title": f"{variant.summary} ({variant.source})",
         # One line, whatever an option holds.

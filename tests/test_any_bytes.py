@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from converters.commands.show import contact_sheet
-from converters.datasets.registry import find_dataset
+from converters.datasets.registry import DATASETS
 from converters.datasets.source import Source
 from converters.environment import Environment
 from converters.errors import CaffeError
@@ -58,7 +58,7 @@ def read_set(name: str, chosen: str = "") -> Callable[[Path], object]:
     """Read a set's training images from the folder of a file."""
 
     def read(path: Path) -> object:
-        dataset = find_dataset(name)
+        dataset = DATASETS[name]
         return list(dataset.read(Source(path.parent, path.parent), "train", chosen))
 
     return read

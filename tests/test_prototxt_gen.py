@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from google.protobuf.message import Message
 
-from converters.datasets.registry import datasets
+from converters.datasets.registry import DATASETS
 from converters.errors import OutputError
 from converters.net.choice import NetChoice
 from converters.net.plan import plan_net
@@ -27,7 +27,7 @@ from converters.records.mean import write_mean
 from prototxt_gen import GeneratorError
 from prototxt_gen.__main__ import main
 from prototxt_gen.options import Options, flag
-from prototxt_gen.recipes import RECIPES, Means, channel_means, find_recipe, schedule
+from prototxt_gen.recipes import Means, channel_means, find_dataset, schedule
 from prototxt_gen.render import Generated, generate, net_text, write
 from prototxt_gen.variants import VARIANTS, build_model, find_variant
 
@@ -44,7 +44,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def made(variant: str, dataset: str = "cifar10", **options: Any) -> Generated:
-    return generate(find_variant(variant), find_recipe(dataset), Options(**options))
+    return generate(find_variant(variant), find_dataset(dataset), Options(**options))
 
 
 def net_of(variant: str, dataset: str = "cifar10", **options: Any) -> pb.NetParameter:
@@ -107,23 +107,24 @@ def test_groups_differ_from_bua_by_what_the_groups_save() -> None:
     assert figures["bua_no_groups"] - figures["bua"] == block1 + block3
 
 
-@pytest.mark.parametrize("dataset", RECIPES)
+@pytest.mark.parametrize("dataset", DATASETS)
 def test_all_variants_are_whole_nets(dataset: str) -> None:
     """Parsed and wired, shapes inferred in both phases; reading `table` at half width."""
-    recipe = find_recipe(dataset)
-    shapes = {"data": (2, recipe.channels, recipe.size, recipe.size), "label": (2,)}
+    found = find_dataset(dataset)
+    image = (found.channels, found.size, found.size)
+    shapes = {"data": (2, *image), "label": (2,)}
     for number, name in enumerate(VARIANTS):
         # Each reading with each variant and with each data set, not with every pair of the two.
-        table = (number + list(RECIPES).index(dataset)) % 2
+        table = (number + list(DATASETS).index(dataset)) % 2
         options = {"reading": "table", "width": 0.5} if table else {}
         generated = made(name, dataset, **options)
         net = parse_text(generated.texts["net.prototxt"], pb.NetParameter(), name)
         deploy = summarize(plan_net(NetChoice("net", generated.deploy)))
         assert deploy.rows[0].type == "Input"
-        assert deploy.rows[0].top_shapes == ((1, recipe.channels, recipe.size, recipe.size),)
+        assert deploy.rows[0].top_shapes == ((1, *image),)
         assert (deploy.rows[-1].type, deploy.rows[-1].top_shapes) == (
             "Softmax",
-            ((1, recipe.classes),),
+            ((1, found.classes),),
         )
         for phase, last in (("TRAIN", "SoftmaxWithLoss"), ("TEST", "Accuracy")):
             summary = summarize(plan_net(NetChoice("net", net, phase, input_shapes=shapes)))
@@ -295,15 +296,16 @@ def test_solver(dataset: str, epoch: int, max_iter: int, steps: list[int], test_
     assert not solver.HasField("random_seed")
 
 
-def test_recipes_agree_with_the_data_sets() -> None:
-    assert set(RECIPES) == set(datasets())
-    for name, recipe in RECIPES.items():
-        dataset = datasets()[name]
-        assert recipe.train_images == dataset.counts["train"]
-        assert recipe.test_batch * recipe.test_iter == dataset.counts["test"]
-        assert recipe.test_of == dataset.test_of
-        assert recipe.channels == (1 if dataset.order == "gray" else 3)
-        assert bool(recipe.crop) == recipe.mirror == bool(dataset.pad)
+def test_a_net_and_its_solver_are_of_the_data_sets_entry() -> None:
+    for name, dataset in DATASETS.items():
+        train, test = data_layers(net_of("bua", name))
+        assert train.data_param.source == f"lmdb/{name}_train"
+        assert test.data_param.source == f"lmdb/{dataset.test_of or name}_test"
+        tested = solver_of("bua", name).test_iter[0] * test.data_param.batch_size
+        assert tested == dataset.counts["test"]
+        assert dataset.channels == (1 if dataset.order == "gray" else 3)
+        crop, mirror = train.transform_param.crop_size, train.transform_param.mirror
+        assert (crop, mirror) == ((dataset.size, True) if dataset.pad else (0, False))
 
 
 def data_layers(net: pb.NetParameter) -> tuple[pb.LayerParameter, pb.LayerParameter]:
@@ -346,7 +348,7 @@ def mean_file(dataset: str, *values: float) -> Path:
 
 def test_a_mean_file_wins_over_the_constants() -> None:
     mean_file("cifar10", 100.0, 110.0, 120.0)
-    means = channel_means(find_recipe("cifar10"), Options())
+    means = channel_means(find_dataset("cifar10"), Options())
     assert means.values == (101.0, 111.0, 121.0)
     (note,) = means.notes
     assert "101.00, 111.00, 121.00 differ from the published ones, 125.3, 123.0, 113.9" in note
@@ -356,7 +358,7 @@ def test_a_mean_file_wins_over_the_constants() -> None:
 
 def test_a_mean_file_that_agrees_needs_no_note() -> None:
     mean_file("cifar10", 124.307, 121.951, 112.866)
-    means = channel_means(find_recipe("cifar10"), Options())
+    means = channel_means(find_dataset("cifar10"), Options())
     assert means == (
         (125.307, 122.951, 113.866),
         None,
@@ -374,7 +376,7 @@ def test_a_set_without_constants_reads_its_mean_image_until_it_is_built(dataset:
     for layer in data_layers(net_of("bua", dataset)):
         assert layer.transform_param.mean_file == path
         assert not layer.transform_param.mean_value
-    mean_file(dataset, *[40.0] * find_recipe(dataset).channels)
+    mean_file(dataset, *[40.0] * find_dataset(dataset).channels)
     assert made("bua", dataset).notes == ()
     for layer in data_layers(net_of("bua", dataset)):
         assert set(layer.transform_param.mean_value) == {41.0}
@@ -440,7 +442,7 @@ def test_options_reach_their_fields() -> None:
     assert solver.max_iter == 300 * 1563
     assert solver.weight_decay == pytest.approx(5e-4)
     assert solver.random_seed == 7
-    assert schedule(find_recipe("digits"), 1437).max_iter == 14
+    assert schedule(find_dataset("digits"), 1437).max_iter == 14
 
 
 def test_group_options_leave_ungrouped_parts_alone() -> None:
@@ -521,13 +523,15 @@ def test_a_mean_file_of_other_channels_is_an_error() -> None:
 def test_unknown_names_list_what_there_is() -> None:
     with pytest.raises(GeneratorError, match="unknown variant 'buc'; known are bua, bub, baseline"):
         find_variant("buc")
-    with pytest.raises(GeneratorError, match="unknown data set 'cifar'; known are mnist, cifar10"):
-        find_recipe("cifar")
+    with pytest.raises(
+        GeneratorError, match=r"unknown data set 'cifar'; known are cifar10, cifar100, .*mnist"
+    ):
+        find_dataset("cifar")
 
 
 def test_a_file_in_the_way_is_an_error_and_stays() -> None:
     Path("taken").write_text("mine")
-    generated = generate(find_variant("bua"), find_recipe("mnist"), Options(), Path("taken"))
+    generated = generate(find_variant("bua"), find_dataset("mnist"), Options(), Path("taken"))
     with pytest.raises(OutputError, match="taken/bua_mnist"):
         write(generated)
     assert Path("taken").read_text() == "mine"
@@ -599,7 +603,7 @@ def test_list_describes_variants_and_data_sets(capsys: pytest.CaptureFixture[str
     assert main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     first_words = {line.split()[0] for line in lines if line.startswith("  ")}
-    assert first_words == {*VARIANTS, *RECIPES}
+    assert first_words == {*VARIANTS, *DATASETS}
 
 
 def test_the_same_command_writes_the_same_bytes() -> None:
@@ -625,7 +629,7 @@ def test_nothing_heavy_is_imported() -> None:
 
 def test_texts_are_laid_out_as_by_hand() -> None:
     for name in VARIANTS:
-        text = net_text(find_variant(name), find_recipe("cifar10"), Options(), NO_MEAN)
+        text = net_text(find_variant(name), find_dataset("cifar10"), Options(), NO_MEAN)
         assert text.startswith("# ")
         assert text.endswith("}\n")
         assert "\n\n\n" not in text
