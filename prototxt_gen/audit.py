@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from converters.command_line.table import aligned
 from converters.net.choice import NetChoice
 from converters.net.plan import plan_net
 from converters.net.summary import SummaryRow, summarize
@@ -131,7 +132,7 @@ def _table1(variant: Variant) -> str:
         paper = f"{variant.paper.parameters:>10}  {variant.paper.depth:>5}  {_NOT_GIVEN}"
     rows.append(("paper", "", *(paper for _ in columns)))
     heading = ("", "", *(column.heading for column in columns))
-    return f"{variant.name}: {variant.summary} ({variant.source})\n{_aligned([heading, *rows])}"
+    return f"{variant.name}: {variant.summary} ({variant.source})\n{_table([heading, *rows])}"
 
 
 def _cells(cost: Cost) -> str:
@@ -158,7 +159,7 @@ def _totals() -> str:
             )
     concat = net_cost(_deploy(find_variant("bua_concat"), Options(adaption_groups=1))).total
     return (
-        f"All variants\n{_aligned(rows)}\n"
+        f"All variants\n{_table(rows)}\n"
         f"bua_concat with --adaption-groups 1: {concat.parameters:,} parameters"
     )
 
@@ -210,7 +211,5 @@ def _millions(number: int) -> str:
     return f"{number / 1e6:.1f}M"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    lines = ("   ".join(map(str.ljust, row, widths)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(aligned(rows, gap="   "))

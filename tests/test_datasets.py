@@ -250,7 +250,8 @@ def test_svhn_is_not_loaded_whole(tmp_path: Path) -> None:
     labels = np.full((26_000, 1), 10, np.uint8)
     scipy_io.savemat(tmp_path / "x.mat", {"X": pixels, "y": labels}, do_compression=True)
     script = (
-        "import resource, sys; from pathlib import Path; from converters.datasets.sets import svhn\n"
+        "import resource, sys; from pathlib import Path\n"
+        "from converters.datasets.sets import svhn\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "before = peak()\n"
         "count = sum(len(block.pixels) for block in svhn._images(Path(sys.argv[1])))\n"
