@@ -16,7 +16,7 @@ from converters.datasets.registry import DATASETS
 from prototxt_gen.audit import audit, describe, net_cost
 from prototxt_gen.options import Options, flag
 from prototxt_gen.recipes import find_dataset
-from prototxt_gen.render import OUTPUTS, generate, write
+from prototxt_gen.render import OUTPUTS, check_folder, generate, others, write
 from prototxt_gen.variants import VARIANTS, find_variant
 
 
@@ -59,6 +59,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=Path, default=OUTPUTS, metavar="DIR", help=f"default: {OUTPUTS}"
     )
+    parser.add_argument(
+        "--force", action="store_true", help="replace files that other options made"
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="leave files that the same command made as they are"
+    )
     return parser
 
 
@@ -66,9 +72,16 @@ def _generate(args: argparse.Namespace) -> int:
     variant, dataset = find_variant(args.variant), find_dataset(args.dataset)
     options = Options(**{option.name: getattr(args, option.name) for option in fields(Options)})
     generated = generate(variant, dataset, options, args.out)
+    replaced = others(generated) if args.force else {}
+    if args.keep and all((generated.folder / name).is_file() for name in generated.texts):
+        check_folder(generated)
+        print(f"{generated.folder}: kept, made by `{generated.command}`")
+        return 0
     cost = net_cost(generated.deploy).total
-    for path in write(generated):
+    for path in write(generated, args.force):
         print(path)
+    for command in dict.fromkeys(replaced.values()):
+        print(f"note: replaced what {command or 'somebody'} had made", file=sys.stderr)
     for note in generated.notes:
         print(f"note: {note}", file=sys.stderr)
     print(f"{variant.name}, reading {options.reading}: {describe(variant, cost)}")

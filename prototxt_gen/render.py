@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,18 +25,24 @@ from converters.datasets.registry import Dataset
 from converters.formats.whole_files import written_beside
 from converters.proto import caffe_pb2 as pb
 from converters.prototxt.text import parse_text
+from prototxt_gen import GeneratorError
 from prototxt_gen.options import Options
 from prototxt_gen.recipes import DATABASES, Means, channel_means, schedule
 from prototxt_gen.variants import Variant, build_model
 
 OUTPUTS = Path("prototxt")
 RUNS = "runs"
+_PROGRAM = "python -m prototxt_gen"
 
 
 class Generated(NamedTuple):
-    """The texts of one folder, named by the files they become, and the deploy net as a message."""
+    """The texts of one folder, named by the files they become, and the deploy net as a message.
+
+    `command` is what the files say of themselves: which variant, data set and options they are of.
+    """
 
     folder: Path
+    command: str
     texts: dict[str, str]
     deploy: pb.NetParameter
     notes: tuple[str, ...]
@@ -67,7 +74,7 @@ def generate(
     parse_text(solver, pb.SolverParameter(), str(folder / "solver.prototxt"))
     message = parse_text(deploy, pb.NetParameter(), str(folder / "deploy.prototxt"))
     texts = {"net.prototxt": net, "deploy.prototxt": deploy, "solver.prototxt": solver}
-    return Generated(folder, texts, message, means.notes)
+    return Generated(folder, _command(variant, dataset, options), texts, message, means.notes)
 
 
 def net_text(
@@ -87,8 +94,16 @@ def net_text(
     )
 
 
-def write(generated: Generated) -> list[Path]:
-    """Write the files, each whole or not at all; raises OutputError."""
+def write(generated: Generated, force: bool = False) -> list[Path]:
+    """Write the files, each whole or not at all.
+
+    Raises:
+        GeneratorError: files of another command lie there, and `force` does not say to replace
+            them; the folder's name holds only some of the options.
+        OutputError: they cannot be written.
+    """
+    if not force:
+        check_folder(generated)
     paths = []
     for name, text in generated.texts.items():
         path = generated.folder / name
@@ -98,8 +113,41 @@ def write(generated: Generated) -> list[Path]:
     return paths
 
 
+def others(generated: Generated) -> dict[Path, str]:
+    """The files in the folder that another command made, and that command; "" by hand."""
+    paths = [generated.folder / name for name in generated.texts]
+    made_by = {path: _command_of(path) for path in paths if path.is_file()}
+    return {path: command for path, command in made_by.items() if command != generated.command}
+
+
+def check_folder(generated: Generated) -> None:
+    """Refuse a folder with files that another command made.
+
+    Raises:
+        GeneratorError: names both commands and the ways out.
+    """
+    for path, command in others(generated).items():
+        raise GeneratorError(
+            f"{path}: is there already, made {f'by `{command}`' if command else 'by hand'}; "
+            f"`{generated.command}` would write another: --force replaces it, --out DIR puts the "
+            f"new one elsewhere, `python -m gmnet_pt.train {path.with_name('net.prototxt')}` "
+            "trains the old one"
+        )
+
+
+def _command_of(path: Path) -> str:
+    """The command in a generated file's second line, "" if there is none."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            second = [line.strip() for line in islice(file, 2)][1:]
+    except (OSError, UnicodeDecodeError):
+        return ""
+    command = "".join(second).removeprefix("# ")
+    return command if command.startswith(_PROGRAM) else ""
+
+
 def folder_name(variant: Variant, dataset: Dataset, options: Options) -> str:
-    """VARIANT_DATASET[_table][_w0.25]; the other options leave no trace in it."""
+    """VARIANT_DATASET[_table][_w0.25]; the other options show in the files' second line alone."""
     table = "_table" if options.reading == "table" else ""
     width = f"_w{options.width:g}" if options.width != 1 else ""
     return f"{variant.name}_{dataset.name}{table}{width}"
@@ -107,12 +155,16 @@ def folder_name(variant: Variant, dataset: Dataset, options: Options) -> str:
 
 def _heading(variant: Variant, dataset: Dataset, options: Options) -> dict[str, str]:
     """What the first comment of a file says: the net, and the command that wrote it."""
-    command = f"python -m prototxt_gen {variant.name} --dataset {dataset.name}"
     return {
         "title": f"{variant.summary} ({variant.source})",
-        # One line, whatever an option holds.
-        "command": " ".join(f"{command} {options.as_arguments()}".split()),
+        "command": _command(variant, dataset, options),
     }
+
+
+def _command(variant: Variant, dataset: Dataset, options: Options) -> str:
+    """In one line, whatever an option holds."""
+    words = f"{_PROGRAM} {variant.name} --dataset {dataset.name} {options.as_arguments()}"
+    return " ".join(words.split())
 
 
 def _render(template: str, **values: Any) -> str:

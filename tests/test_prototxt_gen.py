@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -607,7 +608,85 @@ def test_list_describes_variants_and_data_sets(capsys: pytest.CaptureFixture[str
 
 
 def test_the_same_command_writes_the_same_bytes() -> None:
-    assert made("bua", width=0.25).texts == made("bua", width=0.25).texts
+    """In processes whose sets have other orders."""
+    texts = set()
+    for seed in ("1", "2"):
+        command = [sys.executable, "-m", "prototxt_gen", "bua", "--width", "0.25", "--out", seed]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed}
+        subprocess.run(command, env=environment, capture_output=True, check=True)
+        folder = Path(seed) / "bua_cifar10_w0.25"
+        written = [(folder / name).read_text() for name in ("net.prototxt", "solver.prototxt")]
+        texts.add("".join(written).replace(f'"{seed}/', '"'))
+    assert len(texts) == 1
+
+
+def test_files_of_other_options_are_not_written_over(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bua", "--dropout", "0"]) == 0
+    folder = Path("prototxt/bua_cifar10")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    capsys.readouterr()
+    for arguments in (["bua"], ["bua", "--bias"], ["bua", "--keep"], ["bua", "--batch", "32"]):
+        assert main(arguments) == 1
+        error = capsys.readouterr().err
+        for part in ("bua --dataset cifar10 --dropout 0.0`", "cifar10", "--force", "--out DIR"):
+            assert part in error
+        assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    assert main(["bua", "--dropout", "0"]) == 0
+    assert main(["bua", "--bias", "--out", "else"]) == 0
+    assert main(["bua", "--bias", "--force"]) == 0
+    assert "replaced what python -m prototxt_gen bua --dataset cifar10 --dropout 0.0 had made" in (
+        capsys.readouterr().err
+    )
+    assert layers(read_net(folder / "net.prototxt"), "Convolution")[0].convolution_param.bias_term
+
+
+def test_a_file_made_by_hand_is_not_written_over(capsys: pytest.CaptureFixture[str]) -> None:
+    solver = Path("prototxt/bua_mnist/solver.prototxt")
+    solver.parent.mkdir(parents=True)
+    solver.write_text("base_lr: 1\nmax_iter: 3\n")
+    assert main(["bua", "--dataset", "mnist"]) == 1
+    assert "solver.prototxt: is there already, made by hand" in capsys.readouterr().err
+    assert [path.name for path in solver.parent.iterdir()] == ["solver.prototxt"]
+    assert main(["bua", "--dataset", "mnist", "--keep"]) == 1
+    assert solver.read_text() == "base_lr: 1\nmax_iter: 3\n"
+
+
+def test_kept_files_of_the_same_command_stay_as_they_were_edited() -> None:
+    assert main(["bua", "--keep"]) == 0
+    solver = Path("prototxt/bua_cifar10/solver.prototxt")
+    solver.write_text(solver.read_text().replace("display: 100", "display: 7"))
+    assert main(["bua", "--keep"]) == 0
+    assert read_solver(solver).display == 7
+    assert main(["bua"]) == 0
+    assert read_solver(solver).display == 100
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_train_refuses_a_net_of_other_options(tmp_path: Path) -> None:
+    """Its recipe, run with this Python: the net that lies in the folder has another dropout."""
+    (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / ".installed").touch()
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["make", "--silent", *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    assert make("prototxt", "ARGS=--dropout 0").returncode == 0
+    refused = make("train", "ARGS=--max-iter 1")
+    assert refused.returncode == 2
+    assert "is there already, made by `python -m prototxt_gen bua --dataset cifar10 --dropout" in (
+        refused.stderr
+    )
+    assert make("prototxt").returncode == 2
+    assert make("prototxt", "ARGS=--force").returncode == 0
+    # The right net is taken, and then misses its database.
+    assert "database lmdb/cifar10_train does not exist" in make("train").stderr
 
 
 def test_nothing_heavy_is_imported() -> None:
