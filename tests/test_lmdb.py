@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import lmdb
@@ -421,6 +422,31 @@ def test_the_mean_command(tmp_path: Path, golden: str) -> None:
     assert (found == total / np.float32(len(pixels))).all()
     blob = pb.BlobProto.FromString((tmp_path / "mean.binaryproto").read_bytes())
     assert (blob.num, blob.channels, blob.height, blob.width) == (1, *pixels.shape[1:])
+
+
+def test_threads_open_and_close_readers_of_one_database() -> None:
+    """py-lmdb refuses to open a file twice: the readers of a process share one environment."""
+    path = GOLDEN / "data" / "data_mean_value_crop" / "lmdb"
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda _: open_and_read(path), range(400)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(set(found)) == 1
+
+
+def open_and_read(path: Path) -> bytes:
+    with LmdbReader(path) as reader:
+        return bytes(reader[0])
+
+
+def test_double_data_wins_in_a_mean_file(tmp_path: Path) -> None:
+    """As in Caffe's Blob::FromProto, and as in every weight file here."""
+    both = pb.BlobProto(num=1, channels=1, height=1, width=2, data=[1, 2], double_data=[3, 4])
+    (tmp_path / "mean").write_bytes(both.SerializeToString())
+    assert read_mean(tmp_path / "mean").tolist() == [[[3, 4]]]
 
 
 def test_mean_needs_one_shape(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

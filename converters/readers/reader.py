@@ -65,7 +65,7 @@ class Reader:
         before = self.state()
         try:
             arrays = self.read()
-        except CaffeError:
+        except BaseException:  # an interruption too
             self.restore(before)
             raise
         self.batch += 1
