@@ -10,7 +10,7 @@ The MNIST and CIFAR tools leave `encoded` out, `convert_imageset` writes `38 00`
 compressed image is `22 length data 28 label 38 01`. The label is always written, except beside
 float data: `08 channels 10 height 18 width`, then `35` and four bytes a value. Whatever else a
 Datum may hold (float_data, other orders) is decoded through protobuf.
-`converters.records.lmdb_reader` stores the records, `converters.records.imageset` and
+`converters.records.lmdb_writer` stores the records, `converters.records.imageset` and
 `converters.datasets` make them.
 """
 

@@ -1,7 +1,7 @@
 """Lists of image files, a line `NAME LABEL` each, as ImageData and convert_imageset read them.
 
-The label is what follows the last space. Names are bytes, as they are on disk: they need not be
-UTF-8. Source: Caffe layers/image_data_layer.cpp, tools/convert_imageset.cpp.
+The label is what follows the last space, but for space at the end of the line. Names are bytes, as
+they are on disk: they need not be UTF-8. Source: Caffe layers/image_data_layer.cpp, tools/convert_imageset.cpp.
 """
 
 from __future__ import annotations
