@@ -49,15 +49,16 @@ prototxt: $(READY)  ## write prototxt/FOLDER/{net,deploy,solver}.prototxt: MODEL
 lmdb: $(READY)  ## build lmdb/DATASET_{train,test}: DATASET, SOURCE=folder with the archives, ARGS
 	@$(BIN)/python -m converters lmdb $(DATASET) $(if $(SOURCE),--source '$(SOURCE)') $(ARGS)
 
+# A net that other options made is no net of MODEL DATASET READING WIDTH: an error, not a training.
 train: $(READY)  ## train (the prototxt is generated if absent): MODEL DATASET READING WIDTH ARGS
-	@test -f $(NET) || $(GENERATE)
+	@$(GENERATE) --keep
 	@$(BIN)/python -m gmnet_pt.train $(NET) $(ARGS)
 
 # An average over ten batches rather than Caffe's thousand: the run is too short for the latter.
 demo: $(READY)  ## train a small GM-Net on handwritten digits, without any download (2 minutes)
 	@test -d lmdb/digits_train -a -d lmdb/digits_test || $(BIN)/python -m converters lmdb digits
 	@$(BIN)/python -m prototxt_gen bua --dataset digits --width 0.25 --dropout 0 \
-	--moving-average-fraction 0.9 --random-seed 1
+	--moving-average-fraction 0.9 --random-seed 1 --force
 	@$(BIN)/python -m gmnet_pt.train prototxt/$(DEMO)/net.prototxt --device cpu $(ARGS)
 	@$(BIN)/python -m gmnet_pt.demo runs/$(DEMO)/train.jsonl
 	@echo "Data: lmdb/digits_train, lmdb/digits_test; net and solver: prototxt/$(DEMO)"

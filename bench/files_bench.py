@@ -19,7 +19,8 @@ import numpy as np
 from bench.rows import Measure, Row, alternate
 from converters import load_net
 from converters.formats.blob import FloatArray
-from converters.formats.caffemodel import read_caffemodel, snapshot_net, write_caffemodel
+from converters.formats.caffemodel import read_caffemodel, write_caffemodel
+from converters.net.written import snapshot_net
 from converters.proto import caffe_pb2 as pb
 from converters.prototxt.text import parse_net
 

@@ -22,12 +22,13 @@ import numpy as np
 
 from bench.rows import Row, alternate
 from converters.datasets.build import build
-from converters.datasets.registry import find_dataset
+from converters.datasets.registry import DATASETS
 from converters.datasets.source import Source
 from converters.proto import caffe_pb2 as pb
 from converters.records.datum import Batch, decode_batch, encode_batch
 from converters.records.images import Buffer
-from converters.records.lmdb_reader import RECORDS_PER_COMMIT, LmdbReader
+from converters.records.lmdb_reader import LmdbReader
+from converters.records.lmdb_writer import RECORDS_PER_COMMIT
 
 REPEATS = 7
 BATCH = 128
@@ -73,7 +74,7 @@ def _writing(root: Path, written: Written) -> Row:
     for folder in (files, copies):
         folder.mkdir()
     written.write_files(files, np.random.RandomState(0))
-    dataset = find_dataset(written.name)
+    dataset = DATASETS[written.name]
 
     def ours() -> None:
         shutil.rmtree(out, ignore_errors=True)

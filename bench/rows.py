@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from converters.command_line.table import aligned
+
 
 class Measure(NamedTuple):
     """Median of several runs, and half the distance between their quartiles, in the row's unit."""
@@ -92,9 +94,10 @@ def alternate(
 def table(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table, columns aligned."""
     cells = [
-        ("name", "ours", "yardstick", "unit", "ratio", "bound", "ok", "note"),
+        ("", "name", "ours", "yardstick", "unit", "ratio", "bound", "ok", "note", ""),
         *(
             (
+                "",
                 row.name,
                 _measure(row.ours),
                 _measure(row.yardstick),
@@ -103,18 +106,12 @@ def table(rows: Sequence[Row]) -> str:
                 f"{row.bound:g}",
                 ("yes" if row.ok else "NO") + ("" if row.steady else "?"),
                 row.note,
+                "",
             )
             for row in rows
         ),
     ]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    rule = tuple("-" * width for width in widths)
-    return "".join(
-        "| "
-        + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        + " |\n"
-        for line in (cells[0], rule, *cells[1:])
-    )
+    return "".join(f"{line.strip()}\n" for line in aligned(cells, gap=" | ", ruled=True))
 
 
 def _measure(value: Measure) -> str:

@@ -33,7 +33,7 @@ from converters.formats.whole_files import written_beside
 from converters.net.caffe_net import CaffeNet
 from converters.records.datum import encode_floats
 from converters.records.images import Pixels, opencv, write_png
-from converters.records.lmdb_reader import check_target, create_lmdb
+from converters.records.lmdb_writer import check_target, create_lmdb
 from gmnet_pt.log.training_log import CaffeLog
 from gmnet_pt.net_command import OpenNet, add_options, open_data, open_net
 from gmnet_pt.solver.batches import Batches, next_feed

@@ -21,6 +21,7 @@ from torch import Tensor
 from converters.command_line.net_options import add_net_options, net_choice
 from converters.command_line.program import positive, run_program
 from converters.command_line.progress import progress
+from converters.command_line.table import aligned
 from converters.net.caffe_net import CaffeNet
 from converters.net.layerwise import backward, forward
 from converters.readers import MemoryReader
@@ -210,22 +211,18 @@ def _clear(net: CaffeNet) -> None:
 def to_table(times: NetTime, label: str) -> str:
     """The layers, their sum, and the whole graph, in milliseconds."""
     total = times.total
-    width = max(len("whole graph"), *(len(layer.name) for layer in times.layers))
-    kinds = max(len(layer.type) for layer in times.layers)
-    rows = [f"{'layer':<{width}}  {'type':<{kinds}} {'forward':>9} {'backward':>9}  share"]
-    for layer in times.layers:
-        share = layer.span.both / (total.both or 1)
-        rows.append(
-            f"{layer.name:<{width}}  {layer.type:<{kinds}} {_cells(layer.span)} {share:6.1%}"
-        )
-    for name, span in (("all layers", total), ("whole graph", times.graph)):
-        rows.append(f"{name:<{width}}  {'':<{kinds}} {_cells(span)}")
-    rows.append(f"\n{label}: milliseconds a pass, mean of {times.iterations}; {_rate(times)}")
-    return "\n".join(rows)
+    rows = [("layer", "type", "forward", "backward", "share")]
+    rows += [
+        (layer.name, layer.type, *_cells(layer.span), f"{layer.span.both / (total.both or 1):.1%}")
+        for layer in times.layers
+    ]
+    rows += [("all layers", "", *_cells(total), ""), ("whole graph", "", *_cells(times.graph), "")]
+    caption = f"\n{label}: milliseconds a pass, mean of {times.iterations}; {_rate(times)}"
+    return "\n".join([*aligned(rows, right=(2, 3, 4)), caption])
 
 
-def _cells(span: Span) -> str:
-    return f"{span.forward:9.3f} {span.backward:9.3f}"
+def _cells(span: Span) -> tuple[str, str]:
+    return f"{span.forward:.3f}", f"{span.backward:.3f}"
 
 
 def _rate(times: NetTime) -> str:

@@ -1,6 +1,6 @@
 """From a variant's name to the prototxt files of a Caffe net and its solver.
 
-Read `variants` (the nets, and all arithmetic), `recipes` (data sets and training), then the
+Read `variants` (the nets, and all arithmetic), `recipes` (training, means), then the
 templates, `render` (variant → text → files) and `audit` (what a text costs). Never imports torch.
 """
 

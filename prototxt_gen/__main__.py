@@ -12,10 +12,11 @@ from dataclasses import fields
 from pathlib import Path
 
 from converters.command_line.program import run_guarded
+from converters.datasets.registry import DATASETS
 from prototxt_gen.audit import audit, describe, net_cost
 from prototxt_gen.options import Options, flag
-from prototxt_gen.recipes import RECIPES, find_recipe
-from prototxt_gen.render import OUTPUTS, generate, write
+from prototxt_gen.recipes import find_dataset
+from prototxt_gen.render import OUTPUTS, check_folder, generate, others, write
 from prototxt_gen.variants import VARIANTS, find_variant
 
 
@@ -40,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("variant", metavar="VARIANT|list|audit", help=", ".join(VARIANTS))
     parser.add_argument(
-        "--dataset", default="cifar10", metavar="D", help=f"{', '.join(RECIPES)}; default cifar10"
+        "--dataset", default="cifar10", metavar="D", help=f"{', '.join(DATASETS)}; default cifar10"
     )
     for option in fields(Options):
         choices, about = option.metadata["choices"], option.metadata["about"]
@@ -58,16 +59,29 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=Path, default=OUTPUTS, metavar="DIR", help=f"default: {OUTPUTS}"
     )
+    parser.add_argument(
+        "--force", action="store_true", help="replace files that other options made"
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="leave files that the same command made as they are"
+    )
     return parser
 
 
 def _generate(args: argparse.Namespace) -> int:
-    variant, recipe = find_variant(args.variant), find_recipe(args.dataset)
+    variant, dataset = find_variant(args.variant), find_dataset(args.dataset)
     options = Options(**{option.name: getattr(args, option.name) for option in fields(Options)})
-    generated = generate(variant, recipe, options, args.out)
+    generated = generate(variant, dataset, options, args.out)
+    replaced = others(generated) if args.force else {}
+    if args.keep and all((generated.folder / name).is_file() for name in generated.texts):
+        check_folder(generated)
+        print(f"{generated.folder}: kept, made by `{generated.command}`")
+        return 0
     cost = net_cost(generated.deploy).total
-    for path in write(generated):
+    for path in write(generated, args.force):
         print(path)
+    for command in dict.fromkeys(replaced.values()):
+        print(f"note: replaced what {command or 'somebody'} had made", file=sys.stderr)
     for note in generated.notes:
         print(f"note: {note}", file=sys.stderr)
     print(f"{variant.name}, reading {options.reading}: {describe(variant, cost)}")
@@ -79,12 +93,12 @@ def _list() -> int:
     for variant in VARIANTS.values():
         print(f"  {variant.name:29}{variant.summary} ({variant.source})")
     print("\nData sets")
-    for recipe in RECIPES.values():
-        size = f"{recipe.channels}x{recipe.size}x{recipe.size}"
-        augmented = ", random crops and mirrored" if recipe.crop else ""
+    for one in DATASETS.values():
+        size = f"{one.channels}x{one.size}x{one.size}"
+        augmented = ", random crops and mirrored" if one.pad else ""
         print(
-            f"  {recipe.name:15}{recipe.train_images:>7,} images {size}, {recipe.classes} classes, "
-            f"{recipe.epochs} epochs from rate {recipe.base_lr:g}{augmented}"
+            f"  {one.name:15}{one.counts['train']:>7,} images {size}, {one.classes} classes, "
+            f"{one.training.epochs} epochs from rate {one.training.base_lr:g}{augmented}"
         )
     return 0
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from converters.command_line.table import aligned
+from converters.layers import LAYERS
 from converters.net.choice import NetChoice
 from converters.net.plan import plan_net
 from converters.net.summary import SummaryRow, summarize
 from converters.proto import caffe_pb2 as pb
 from converters.prototxt.text import parse_text
 from prototxt_gen.options import READINGS, Options
-from prototxt_gen.recipes import find_recipe
+from prototxt_gen.recipes import find_dataset
 from prototxt_gen.render import net_text
 from prototxt_gen.variants import VARIANTS, Variant, find_variant
 
-_DEPTH_TYPES = ("Convolution", "InnerProduct")
 _NOT_GIVEN = "not given"
 
 
@@ -69,7 +70,7 @@ def _cost(rows: Iterable[SummaryRow]) -> Cost:
     parameters = depth = multiply_adds = 0
     for row in rows:
         parameters += row.learnable_parameters
-        depth += row.type in _DEPTH_TYPES
+        depth += LAYERS[row.type].counts_as_depth
         multiply_adds += row.multiply_adds
     return Cost(parameters, depth, multiply_adds)
 
@@ -131,7 +132,7 @@ def _table1(variant: Variant) -> str:
         paper = f"{variant.paper.parameters:>10}  {variant.paper.depth:>5}  {_NOT_GIVEN}"
     rows.append(("paper", "", *(paper for _ in columns)))
     heading = ("", "", *(column.heading for column in columns))
-    return f"{variant.name}: {variant.summary} ({variant.source})\n{_aligned([heading, *rows])}"
+    return f"{variant.name}: {variant.summary} ({variant.source})\n{_table([heading, *rows])}"
 
 
 def _cells(cost: Cost) -> str:
@@ -158,7 +159,7 @@ def _totals() -> str:
             )
     concat = net_cost(_deploy(find_variant("bua_concat"), Options(adaption_groups=1))).total
     return (
-        f"All variants\n{_aligned(rows)}\n"
+        f"All variants\n{_table(rows)}\n"
         f"bua_concat with --adaption-groups 1: {concat.parameters:,} parameters"
     )
 
@@ -202,7 +203,7 @@ def _shown(parts: dict[str, tuple[int, int]]) -> str:
 
 
 def _deploy(variant: Variant, options: Options) -> pb.NetParameter:
-    text = net_text(variant, find_recipe("cifar10"), options)
+    text = net_text(variant, find_dataset("cifar10"), options)
     return parse_text(text, pb.NetParameter(), variant.name)
 
 
@@ -210,7 +211,5 @@ def _millions(number: int) -> str:
     return f"{number / 1e6:.1f}M"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    lines = ("   ".join(map(str.ljust, row, widths)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(aligned(rows, gap="   "))

@@ -1,18 +1,17 @@
-"""The data sets that a net can be generated for, and how each is trained (paper, section 3.4).
+"""How long a net is trained for a data set, and which means are subtracted from its images.
 
-`converters.datasets` builds the databases under the same names; `channel_means` finds the means
-that it left there.
+The sets themselves, with what the paper says of each (section 3.4), are entries of
+`converters.datasets`, which also builds the databases that the nets read.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from converters.datasets.registry import DATASETS, Dataset
 from converters.errors import CaffeError
 from prototxt_gen import GeneratorError
 from prototxt_gen.options import Options
@@ -20,79 +19,9 @@ from prototxt_gen.options import Options
 DATABASES = "lmdb"
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """One data set: its images, the TRAIN transformation, the length of a training.
-
-    `size` is the height and width that the net sees; `crop` cuts it, at random places, out of
-    larger records; `test_of` names the set whose test database is used.
-    """
-
-    name: str
-    train_images: int
-    test_batch: int
-    test_iter: int
-    epochs: int
-    base_lr: float = 0.1
-    classes: int = 10
-    channels: int = 3
-    size: int = 32
-    crop: int | None = None
-    mirror: bool = False
-    test_of: str | None = None
-
-    @property
-    def train_source(self) -> str:
-        """The training database."""
-        return f"{DATABASES}/{self.name}_train"
-
-    @property
-    def test_source(self) -> str:
-        """The test database; an augmented set has the plain one's."""
-        return f"{DATABASES}/{self.test_of or self.name}_test"
-
-    @property
-    def mean_file(self) -> str:
-        """The mean image that lies beside the database once it is built."""
-        return f"{DATABASES}/{self.name}_mean.binaryproto"
-
-
-def _by_name(*recipes: Recipe) -> Mapping[str, Recipe]:
-    table = {recipe.name: recipe for recipe in recipes}
-    if len(table) != len(recipes):
-        raise ValueError("two data sets have the same name")
-    return table
-
-
-def _augmented(recipe: Recipe) -> Recipe:
-    return replace(
-        recipe, name=f"{recipe.name}_plus", crop=recipe.size, mirror=True, test_of=recipe.name
-    )
-
-
-_Digits = partial(Recipe, channels=1, size=28)
-_CIFAR10 = Recipe("cifar10", 50_000, 100, 100, epochs=300)
-_CIFAR100 = replace(_CIFAR10, name="cifar100", classes=100)
-
-RECIPES = _by_name(
-    _Digits("mnist", 60_000, 100, 100, epochs=200, base_lr=0.01),
-    _CIFAR10,
-    _CIFAR100,
-    _augmented(_CIFAR10),
-    _augmented(_CIFAR100),
-    Recipe("svhn", 73_257 + 531_131, 16, 1_627, epochs=200),
-    _Digits("digits", 1_437, 60, 6, epochs=14),
-    replace(_CIFAR10, name="cifar10_jpeg"),
-)
-
-
-def find_recipe(name: str) -> Recipe:
-    """The recipe of the data set `name`; raises GeneratorError that lists all."""
-    try:
-        return RECIPES[name]
-    except KeyError:
-        known = ", ".join(RECIPES)
-        raise GeneratorError(f"unknown data set {name!r}; known are {known}") from None
+def find_dataset(name: str) -> Dataset:
+    """The data set `name`; raises GeneratorError that lists all."""
+    return DATASETS.find(name, GeneratorError)
 
 
 @dataclass(frozen=True)
@@ -103,13 +32,15 @@ class Schedule:
     max_iter: int
     steps: tuple[int, int]
     snapshot: int
+    test_iter: int
 
 
-def schedule(recipe: Recipe, batch: int) -> Schedule:
+def schedule(dataset: Dataset, batch: int) -> Schedule:
     """max_iter = epochs · ceil(images / batch), steps at 1/2 and 3/4 of it, rounded down."""
-    epoch = -(-recipe.train_images // batch)
-    max_iter = recipe.epochs * epoch
-    return Schedule(epoch, max_iter, (max_iter // 2, 3 * max_iter // 4), 10 * epoch)
+    epoch = -(-dataset.counts["train"] // batch)
+    max_iter = dataset.training.epochs * epoch
+    test_iter = -(-dataset.counts["test"] // dataset.training.test_batch)
+    return Schedule(epoch, max_iter, (max_iter // 2, 3 * max_iter // 4), 10 * epoch, test_iter)
 
 
 class Means(NamedTuple):
@@ -124,7 +55,7 @@ class Means(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def channel_means(recipe: Recipe, options: Options) -> Means:
+def channel_means(dataset: Dataset, options: Options) -> Means:
     """The means that `options.mean` asks for.
 
     With `auto` a mean file beside the database wins over the constants; a set with neither gets the
@@ -136,39 +67,35 @@ def channel_means(recipe: Recipe, options: Options) -> Means:
     if options.mean == "none":
         return Means((), None, "no mean is subtracted")
     if options.mean == "auto":
-        return _automatic(recipe)
+        return _automatic(dataset)
     try:
         values = tuple(float(word) for word in options.mean.split(","))
     except ValueError:
-        return _from_file(recipe, options.mean)
-    if len(values) not in (1, recipe.channels) or not all(map(math.isfinite, values)):
+        return _from_file(dataset, options.mean)
+    if len(values) not in (1, dataset.channels) or not all(map(math.isfinite, values)):
         raise GeneratorError(
-            f"--mean {options.mean}: {recipe.name} has {recipe.channels} channels; "
+            f"--mean {options.mean}: {dataset.name} has {dataset.channels} channels; "
             "give one finite value, or one each"
         )
     return Means(values, None, "channel means as given")
 
 
-def _automatic(recipe: Recipe) -> Means:
-    if Path(recipe.mean_file).exists():
-        return _from_file(recipe, recipe.mean_file)
-    from converters.datasets.means import CHANNEL_MEANS
-
-    constants = CHANNEL_MEANS.get(recipe.name)
-    if constants is not None:
-        return Means(
-            constants.values, None, f"channel means, {constants.order}, {constants.source}"
-        )
+def _automatic(dataset: Dataset) -> Means:
+    path = f"{DATABASES}/{dataset.mean_file}"
+    if Path(path).exists():
+        return _from_file(dataset, path)
+    known = dataset.means
+    if known is not None:
+        return Means(known.values, None, f"channel means, {dataset.order}, {known.origin}")
     note = (
-        f"{recipe.name}: {recipe.mean_file} is not there yet, so the net subtracts that mean "
+        f"{dataset.name}: {path} is not there yet, so the net subtracts that mean "
         "image; for channel means build the database first, then generate again"
     )
-    return Means((), recipe.mean_file, "the mean image that is written with the database", (note,))
+    return Means((), path, "the mean image that is written with the database", (note,))
 
 
-def _from_file(recipe: Recipe, path: str) -> Means:
-    """The means of a mean image's channels, to three decimals; numpy is imported only for this."""
-    from converters.datasets.build import compare_means
+def _from_file(dataset: Dataset, path: str) -> Means:
+    """The means of a mean image's channels, to three decimals."""
     from converters.records.mean import read_mean
 
     try:
@@ -177,10 +104,10 @@ def _from_file(recipe: Recipe, path: str) -> Means:
         raise GeneratorError(
             f"--mean: {error}; use auto, none, values as 125.3,123,113.9, or a .binaryproto file"
         ) from error
-    if len(image) != recipe.channels:
+    if len(image) != dataset.channels:
         raise GeneratorError(
-            f"{path}: a mean of {len(image)} channels, {recipe.name} has {recipe.channels}"
+            f"{path}: a mean of {len(image)} channels, {dataset.name} has {dataset.channels}"
         )
     means = image.mean(axis=(1, 2), dtype="float64").round(3)
     about = f"channel means of {Path(path).name}"
-    return Means(tuple(means.tolist()), None, about, compare_means(recipe.name, means))
+    return Means(tuple(means.tolist()), None, about, dataset.compare_means(means))

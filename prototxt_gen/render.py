@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,68 +21,89 @@ from jinja2 import (
     StrictUndefined,
 )
 
+from converters.datasets.registry import Dataset
 from converters.formats.whole_files import written_beside
 from converters.proto import caffe_pb2 as pb
 from converters.prototxt.text import parse_text
+from prototxt_gen import GeneratorError
 from prototxt_gen.options import Options
-from prototxt_gen.recipes import Means, Recipe, channel_means, schedule
+from prototxt_gen.recipes import DATABASES, Means, channel_means, schedule
 from prototxt_gen.variants import Variant, build_model
 
 OUTPUTS = Path("prototxt")
 RUNS = "runs"
+_PROGRAM = "python -m prototxt_gen"
 
 
 class Generated(NamedTuple):
-    """The texts of one folder, named by the files they become, and the deploy net as a message."""
+    """The texts of one folder, named by the files they become, and the deploy net as a message.
+
+    `command` is what the files say of themselves: which variant, data set and options they are of.
+    """
 
     folder: Path
+    command: str
     texts: dict[str, str]
     deploy: pb.NetParameter
     notes: tuple[str, ...]
 
 
-def generate(variant: Variant, recipe: Recipe, options: Options, out: Path = OUTPUTS) -> Generated:
+def generate(
+    variant: Variant, dataset: Dataset, options: Options, out: Path = OUTPUTS
+) -> Generated:
     """The net, deploy net and solver of `variant` for a data set; nothing is written.
 
     Raises:
         GeneratorError: an option that does not fit the variant or the data set.
     """
-    name = folder_name(variant, recipe, options)
+    name = folder_name(variant, dataset, options)
     folder = out / name
-    means = channel_means(recipe, options)
-    net = net_text(variant, recipe, options, means)
+    means = channel_means(dataset, options)
+    net = net_text(variant, dataset, options, means)
     solver = _render(
         "solver.prototxt.j2",
-        **_heading(variant, recipe, options),
-        recipe=recipe,
+        **_heading(variant, dataset, options),
+        dataset=dataset,
         options=options,
-        schedule=schedule(recipe, options.batch),
+        schedule=schedule(dataset, options.batch),
         net_path=(folder / "net.prototxt").as_posix(),
         snapshot_prefix=f"{RUNS}/{name}/{variant.name}",
     )
-    deploy = net_text(variant, recipe, options)
+    deploy = net_text(variant, dataset, options)
     parse_text(net, pb.NetParameter(), str(folder / "net.prototxt"))
     parse_text(solver, pb.SolverParameter(), str(folder / "solver.prototxt"))
     message = parse_text(deploy, pb.NetParameter(), str(folder / "deploy.prototxt"))
     texts = {"net.prototxt": net, "deploy.prototxt": deploy, "solver.prototxt": solver}
-    return Generated(folder, texts, message, means.notes)
+    return Generated(folder, _command(variant, dataset, options), texts, message, means.notes)
 
 
-def net_text(variant: Variant, recipe: Recipe, options: Options, means: Means | None = None) -> str:
+def net_text(
+    variant: Variant, dataset: Dataset, options: Options, means: Means | None = None
+) -> str:
     """A net as prototxt; without `means` the deploy net, which starts at an Input layer."""
     return _render(
         "gmnet.prototxt.j2",
-        **_heading(variant, recipe, options),
-        net=build_model(variant, recipe.channels, options),
-        recipe=recipe,
+        **_heading(variant, dataset, options),
+        net=build_model(variant, dataset.channels, options),
+        dataset=dataset,
         options=options,
+        train_source=f"{DATABASES}/{dataset.train_database}",
+        test_source=f"{DATABASES}/{dataset.test_database}",
         means=means,
         deploy=means is None,
     )
 
 
-def write(generated: Generated) -> list[Path]:
-    """Write the files, each whole or not at all; raises OutputError."""
+def write(generated: Generated, force: bool = False) -> list[Path]:
+    """Write the files, each whole or not at all.
+
+    Raises:
+        GeneratorError: files of another command lie there, and `force` does not say to replace
+            them; the folder's name holds only some of the options.
+        OutputError: they cannot be written.
+    """
+    if not force:
+        check_folder(generated)
     paths = []
     for name, text in generated.texts.items():
         path = generated.folder / name
@@ -91,21 +113,58 @@ def write(generated: Generated) -> list[Path]:
     return paths
 
 
-def folder_name(variant: Variant, recipe: Recipe, options: Options) -> str:
-    """VARIANT_DATASET[_table][_w0.25]; the other options leave no trace in it."""
+def others(generated: Generated) -> dict[Path, str]:
+    """The files in the folder that another command made, and that command; "" by hand."""
+    paths = [generated.folder / name for name in generated.texts]
+    made_by = {path: _command_of(path) for path in paths if path.is_file()}
+    return {path: command for path, command in made_by.items() if command != generated.command}
+
+
+def check_folder(generated: Generated) -> None:
+    """Refuse a folder with files that another command made.
+
+    Raises:
+        GeneratorError: names both commands and the ways out.
+    """
+    for path, command in others(generated).items():
+        raise GeneratorError(
+            f"{path}: is there already, made {f'by `{command}`' if command else 'by hand'}; "
+            f"`{generated.command}` would write another: --force replaces it, --out DIR puts the "
+            f"new one elsewhere, `python -m gmnet_pt.train {path.with_name('net.prototxt')}` "
+            "trains the old one"
+        )
+
+
+def _command_of(path: Path) -> str:
+    """The command in a generated file's second line, "" if there is none."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            second = [line.strip() for line in islice(file, 2)][1:]
+    except (OSError, UnicodeDecodeError):
+        return ""
+    command = "".join(second).removeprefix("# ")
+    return command if command.startswith(_PROGRAM) else ""
+
+
+def folder_name(variant: Variant, dataset: Dataset, options: Options) -> str:
+    """VARIANT_DATASET[_table][_w0.25]; the other options show in the files' second line alone."""
     table = "_table" if options.reading == "table" else ""
     width = f"_w{options.width:g}" if options.width != 1 else ""
-    return f"{variant.name}_{recipe.name}{table}{width}"
+    return f"{variant.name}_{dataset.name}{table}{width}"
 
 
-def _heading(variant: Variant, recipe: Recipe, options: Options) -> dict[str, str]:
+def _heading(variant: Variant, dataset: Dataset, options: Options) -> dict[str, str]:
     """What the first comment of a file says: the net, and the command that wrote it."""
-    command = f"python -m prototxt_gen {variant.name} --dataset {recipe.name}"
     return {
         "title": f"{variant.summary} ({variant.source})",
-        # One line, whatever an option holds.
-        "command": " ".join(f"{command} {options.as_arguments()}".split()),
+        "command": _command(variant, dataset, options),
     }
+
+
+def _command(variant: Variant, dataset: Dataset, options: Options) -> str:
+    """In one line, whatever an option holds."""
+    words = f"{_PROGRAM} {variant.name} --dataset {dataset.name} {options.as_arguments()}"
+    return " ".join(words.split())
 
 
 def _render(template: str, **values: Any) -> str:

@@ -438,9 +438,12 @@ def hdf5_output(folder: Path) -> None:
     import h5py
 
     settings = f'hdf5_output_param {{ file_name: "{folder}/out.h5" }}'
-    net = build(parse_net(net_text("HDF5Output", settings, ((2, 3), (2,)), 0), "net"), folder)
-    values = [np.arange(6.0).reshape(2, 3), np.array([4.0, 5.0])]
-    net({f"b{i}": torch.from_numpy(x) for i, x in enumerate(values)})
-    with h5py.File(folder / "out.h5") as file:
-        np.testing.assert_array_equal(file["data"][...].reshape(2, 3), values[0])
-        np.testing.assert_array_equal(file["label"][...].reshape(2), values[1])
+    for shape in ((2, 3), (2, 1, 3), (2, 3, 1, 2)):
+        net = build(parse_net(net_text("HDF5Output", settings, (shape, (2,)), 0), "net"), folder)
+        data = np.arange(float(np.prod(shape))).reshape(shape)
+        net({"b0": torch.from_numpy(data), "b1": torch.tensor([4.0, 5.0])})
+        with h5py.File(folder / "out.h5") as file:
+            # Caffe's num, channels, height and width.
+            wanted = data.reshape(*shape, *(1,) * (4 - len(shape)))
+            np.testing.assert_array_equal(file["data"][...], wanted, strict=True)
+            np.testing.assert_array_equal(file["label"][...].tolist(), [[[[4.0]]], [[[5.0]]]])

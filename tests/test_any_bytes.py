@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from converters.commands.show import contact_sheet
-from converters.datasets.registry import find_dataset
+from converters.datasets.registry import DATASETS
 from converters.datasets.source import Source
 from converters.environment import Environment
 from converters.errors import CaffeError
@@ -25,7 +25,8 @@ from converters.prototxt.text import parse_net
 from converters.readers import open_reader
 from converters.records.datum import decode_batch, decode_datum, encode_datum, encode_image
 from converters.records.imageset import Settings, Size, convert_imageset
-from converters.records.lmdb_reader import DATA_FILE, check_lmdb, create_lmdb
+from converters.records.lmdb_reader import DATA_FILE, check_lmdb
+from converters.records.lmdb_writer import create_lmdb
 from converters.records.mean import read_mean, write_mean
 
 cv2 = pytest.importorskip("cv2")
@@ -57,7 +58,7 @@ def read_set(name: str, chosen: str = "") -> Callable[[Path], object]:
     """Read a set's training images from the folder of a file."""
 
     def read(path: Path) -> object:
-        dataset = find_dataset(name)
+        dataset = DATASETS[name]
         return list(dataset.read(Source(path.parent, path.parent), "train", chosen))
 
     return read

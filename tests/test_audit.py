@@ -10,7 +10,7 @@ from converters.proto import caffe_pb2 as pb
 from converters.prototxt.text import parse_text
 from prototxt_gen.audit import Cost, audit, describe, net_cost
 from prototxt_gen.options import Options
-from prototxt_gen.recipes import find_recipe
+from prototxt_gen.recipes import find_dataset
 from prototxt_gen.render import net_text
 from prototxt_gen.variants import VARIANTS, find_variant
 
@@ -26,7 +26,7 @@ TOTALS = [
 
 
 def parsed(variant: str, options: Options) -> pb.NetParameter:
-    text = net_text(find_variant(variant), find_recipe("cifar10"), options)
+    text = net_text(find_variant(variant), find_dataset("cifar10"), options)
     return parse_text(text, pb.NetParameter(), variant)
 
 
@@ -73,7 +73,7 @@ def test_parts_are_table_1() -> None:
 
 
 def test_cost_follows_the_prototxt_not_the_generator() -> None:
-    text = net_text(find_variant("bua"), find_recipe("cifar10"), Options())
+    text = net_text(find_variant("bua"), find_dataset("cifar10"), Options())
     before = net_cost(parse_text(text, pb.NetParameter(), "net")).total
     # The last grouped convolution that is a BU_e unit's: 384 outputs, 192 inputs.
     changed = re.sub(r"group: 8(?!.*group: 8)", "group: 4", text, flags=re.S)

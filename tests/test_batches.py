@@ -18,7 +18,7 @@ from converters.layers import make_layer
 from converters.prototxt.text import parse_net, read_net
 from converters.readers import open_reader
 from converters.records.datum import encode_datum, encode_image
-from converters.records.lmdb_reader import create_lmdb
+from converters.records.lmdb_writer import create_lmdb
 from gmnet_pt.solver.batches import Batches, open_batches
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -467,8 +467,8 @@ def test_a_damaged_record_is_named(tmp_path: Path, damaged: bytes, transform: st
         (data_layer(3, "", "level"), "a LevelDB; only LMDB is read"),
         (data_layer(3, "", "cut"), "truncated"),
         (image_layer(2, "new_height: 4"), "both new_height and new_width"),
-        (image_layer(2).replace("list.txt", "no.txt"), "list no.txt cannot be read"),
-        (image_layer(2).replace("list.txt", "odd.txt"), "'name' of the list is not"),
+        (image_layer(2).replace("list.txt", "no.txt"), "list no.txt: cannot be read"),
+        (image_layer(2).replace("list.txt", "odd.txt"), "odd.txt:1: 'name' has no label"),
         (image_layer(2).replace("list.txt", "gone.txt"), "gone.png cannot be read"),
         (image_layer(2).replace("list.txt", "empty.txt"), "empty.txt is empty"),
         (HDF5.replace("list.txt", "gone.txt"), "gone.png"),

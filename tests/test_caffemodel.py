@@ -19,10 +19,10 @@ from converters.errors import MissingExtraError, NetError, OutputError, WeightsE
 from converters.formats.caffemodel import (
     Caffemodel,
     read_caffemodel,
-    snapshot_net,
     stored_layers,
     write_caffemodel,
 )
+from converters.net.written import snapshot_net
 from converters.proto import caffe_pb2 as pb
 from converters.prototxt.net_rules import filter_net
 from converters.prototxt.text import parse_net, read_net

@@ -17,7 +17,7 @@ from converters.__main__ import COMMANDS
 from converters.command_line.program import run_subcommand
 from converters.layers.fields import to_markdown
 from converters.records.datum import encode_datum
-from converters.records.lmdb_reader import create_lmdb
+from converters.records.lmdb_writer import create_lmdb
 
 NET = """
 name: "small"

@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from converters.command_line.progress import TerminalReporter
 from converters.datasets import download as module
-from converters.datasets import registry
+from converters.datasets.archive import Archive
 from converters.datasets.download import digest, download
-from converters.datasets.source import Archive, Source
+from converters.datasets.registry import DATASETS
+from converters.datasets.source import Source
 from converters.errors import DataError, OutputError
 
 CONTENT = np.random.RandomState(0).bytes(3_000_000)
@@ -89,7 +91,7 @@ def test_a_cut_download_goes_on_where_it_was(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.cuts = [1_000_000, 500_000, 1]
-    assert download(server.archive(), tmp_path).read_bytes() == CONTENT
+    assert download(server.archive(), tmp_path, TerminalReporter()).read_bytes() == CONTENT
     assert server.ranges == [None, "bytes=1000000-", "bytes=1500000-", "bytes=1500001-"]
     assert capsys.readouterr().err.count("going on") == 3
 
@@ -172,7 +174,7 @@ def test_digests_of_packed_files(tmp_path: Path) -> None:
 
 def test_a_set_is_downloaded_where_no_source_is_given(server: Server, tmp_path: Path) -> None:
     """The whole way with MNIST's reader: not the official files, so their digest stops it."""
-    mnist = registry.find_dataset("mnist")
+    mnist = DATASETS["mnist"]
     archive = mnist.archives[0]._replace(url=server.archive().url)
     with pytest.raises(DataError, match=r"wrong digest"):
         Source(None, tmp_path).find(archive)
@@ -181,7 +183,7 @@ def test_a_set_is_downloaded_where_no_source_is_given(server: Server, tmp_path: 
 
 
 def test_every_archive_has_an_address_and_a_digest() -> None:
-    archives = {a for dataset in registry.datasets().values() for a in dataset.archives}
+    archives = {a for dataset in DATASETS.values() for a in dataset.archives}
     assert len(archives) == 9
     for archive in archives:
         assert archive.url.endswith("/" + archive.file)

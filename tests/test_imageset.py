@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from converters.__main__ import COMMANDS
 from converters.command_line.program import run_subcommand
 from converters.errors import DataError
 from converters.records.datum import decode_datum
-from converters.records.imageset import Settings, Size, convert_imageset, read_list
+from converters.records.image_list import read_image_list
+from converters.records.imageset import Settings, Size, convert_imageset
 from converters.records.lmdb_reader import LmdbReader
+from converters.reporting import Reporter
 
 cv2 = pytest.importorskip("cv2")
 
@@ -110,6 +113,22 @@ def test_unreadable_lines_count_but_are_left_out(
     assert captured.err.count("not a readable image, left out") == 4
 
 
+def test_the_library_prints_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It tells a reporter; without one it keeps silent."""
+
+    class Listener(Reporter):
+        notes: ClassVar[list[str]] = []
+
+        def note(self, text: str) -> None:
+            self.notes.append(text)
+
+    (tmp_path / "list").write_text((LIST).read_text() + "absent.png 1\n")
+    convert_imageset(GOLDEN / "images", tmp_path / "list", tmp_path / "a")
+    convert_imageset(GOLDEN / "images", tmp_path / "list", tmp_path / "b", reporter=Listener())
+    assert Listener.notes == [f"{GOLDEN}/images/absent.png: not a readable image, left out"]
+    assert capsys.readouterr() == ("", "")
+
+
 def test_check_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = (GOLDEN / "images", LIST, tmp_path / "db", "--check-size")
     assert command(*arguments) == 1
@@ -127,12 +146,18 @@ def test_nothing_readable_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_lists(tmp_path: Path) -> None:
     (tmp_path / "list").write_bytes(b"a b.png -3\nc 7")
-    assert read_list(tmp_path / "list") == ([b"a b.png", b"c"], [-3, 7])
+    assert read_image_list(tmp_path / "list") == ([b"a b.png", b"c"], [-3, 7])
     (tmp_path / "list").write_bytes(b"a.png 1\nno-label.png\n")
     with pytest.raises(DataError, match=r"list:2: 'no-label\.png' has no label"):
-        read_list(tmp_path / "list")
+        read_image_list(tmp_path / "list")
+    (tmp_path / "list").write_bytes(b"a.png 1 \r\n\n  \nb.png 2")
+    assert read_image_list(tmp_path / "list") == ([b"a.png", b"", b"", b"b.png"], [1, 0, 0, 2])
+    for line in (b"5", b" 5", b"a.png x", b"a.png 1_0", b"a.png\t3"):
+        (tmp_path / "list").write_bytes(line)
+        with pytest.raises(DataError, match=r"list:1: .* has no label"):
+            read_image_list(tmp_path / "list")
     with pytest.raises(DataError, match=r"cannot be read"):
-        read_list(tmp_path / "absent")
+        read_image_list(tmp_path / "absent")
 
 
 def test_existing_output_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

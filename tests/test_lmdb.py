@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import lmdb
@@ -24,7 +25,8 @@ from converters.command_line.program import run_subcommand
 from converters.errors import DataError, OutputError
 from converters.proto import caffe_pb2 as pb
 from converters.records.datum import encode_batch, encode_datum, encode_image
-from converters.records.lmdb_reader import LmdbReader, check_lmdb, create_lmdb
+from converters.records.lmdb_reader import LmdbReader, check_lmdb
+from converters.records.lmdb_writer import create_lmdb
 from converters.records.mean import MeanImage, read_mean
 
 ROOT = Path(__file__).parents[1]
@@ -150,7 +152,7 @@ import sys, resource
 import numpy as np
 from converters.command_line.program import run_guarded
 from converters.records.datum import encode_batch
-from converters.records.lmdb_reader import create_lmdb
+from converters.records.lmdb_writer import create_lmdb
 def main():
     records = encode_batch(np.zeros((1000, 3, 32, 32), np.uint8), np.zeros(1000, int))
     with create_lmdb(sys.argv[1], expected=20000) as writer:
@@ -235,7 +237,7 @@ def test_a_build_leaves_another_one_alone(tmp_path: Path) -> None:
     with create_lmdb(path) as first:
         first.put(b"0", b"first")
         script = f"""
-from converters.records.lmdb_reader import create_lmdb
+from converters.records.lmdb_writer import create_lmdb
 with create_lmdb({str(path)!r}) as second:
     second.put(b"0", b"second")
 """
@@ -432,6 +434,31 @@ def test_the_mean_is_that_of_all_images(tmp_path: Path, capsys: pytest.CaptureFi
     channels = ", ".join(f"{value:.4f}" for value in mean.mean(axis=(1, 2)))
     shown = capsys.readouterr().out
     assert shown == f"{out}: mean of 1205 images, channel means {channels}\n"
+
+
+def test_threads_open_and_close_readers_of_one_database() -> None:
+    """py-lmdb refuses to open a file twice: the readers of a process share one environment."""
+    path = GOLDEN / "data" / "data_mean_value_crop" / "lmdb"
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda _: open_and_read(path), range(400)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(set(found)) == 1
+
+
+def open_and_read(path: Path) -> bytes:
+    with LmdbReader(path) as reader:
+        return bytes(reader[0])
+
+
+def test_double_data_wins_in_a_mean_file(tmp_path: Path) -> None:
+    """As in Caffe's Blob::FromProto, and as in every weight file here."""
+    both = pb.BlobProto(num=1, channels=1, height=1, width=2, data=[1, 2], double_data=[3, 4])
+    (tmp_path / "mean").write_bytes(both.SerializeToString())
+    assert read_mean(tmp_path / "mean").tolist() == [[[3, 4]]]
 
 
 def test_mean_needs_one_shape(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 from google.protobuf.message import Message
 
-from converters.datasets.registry import datasets
+from converters.datasets.registry import DATASETS
 from converters.errors import OutputError
 from converters.net.choice import NetChoice
 from converters.net.plan import plan_net
@@ -28,7 +29,7 @@ from converters.records.mean import write_mean
 from prototxt_gen import GeneratorError
 from prototxt_gen.__main__ import main
 from prototxt_gen.options import Options, flag
-from prototxt_gen.recipes import RECIPES, Means, channel_means, find_recipe, schedule
+from prototxt_gen.recipes import Means, channel_means, find_dataset, schedule
 from prototxt_gen.render import Generated, generate, net_text, write
 from prototxt_gen.variants import VARIANTS, build_model, find_variant
 
@@ -45,7 +46,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def made(variant: str, dataset: str = "cifar10", **options: Any) -> Generated:
-    return generate(find_variant(variant), find_recipe(dataset), Options(**options))
+    return generate(find_variant(variant), find_dataset(dataset), Options(**options))
 
 
 def net_of(variant: str, dataset: str = "cifar10", **options: Any) -> pb.NetParameter:
@@ -108,23 +109,24 @@ def test_groups_differ_from_bua_by_what_the_groups_save() -> None:
     assert figures["bua_no_groups"] - figures["bua"] == block1 + block3
 
 
-@pytest.mark.parametrize("dataset", RECIPES)
+@pytest.mark.parametrize("dataset", DATASETS)
 def test_all_variants_are_whole_nets(dataset: str) -> None:
     """Parsed and wired, shapes inferred in both phases; reading `table` at half width."""
-    recipe = find_recipe(dataset)
-    shapes = {"data": (2, recipe.channels, recipe.size, recipe.size), "label": (2,)}
+    found = find_dataset(dataset)
+    image = (found.channels, found.size, found.size)
+    shapes = {"data": (2, *image), "label": (2,)}
     for number, name in enumerate(VARIANTS):
         # Each reading with each variant and with each data set, not with every pair of the two.
-        table = (number + list(RECIPES).index(dataset)) % 2
+        table = (number + list(DATASETS).index(dataset)) % 2
         options = {"reading": "table", "width": 0.5} if table else {}
         generated = made(name, dataset, **options)
         net = parse_text(generated.texts["net.prototxt"], pb.NetParameter(), name)
         deploy = summarize(plan_net(NetChoice("net", generated.deploy)))
         assert deploy.rows[0].type == "Input"
-        assert deploy.rows[0].top_shapes == ((1, recipe.channels, recipe.size, recipe.size),)
+        assert deploy.rows[0].top_shapes == ((1, *image),)
         assert (deploy.rows[-1].type, deploy.rows[-1].top_shapes) == (
             "Softmax",
-            ((1, recipe.classes),),
+            ((1, found.classes),),
         )
         for phase, last in (("TRAIN", "SoftmaxWithLoss"), ("TEST", "Accuracy")):
             summary = summarize(plan_net(NetChoice("net", net, phase, input_shapes=shapes)))
@@ -296,15 +298,16 @@ def test_solver(dataset: str, epoch: int, max_iter: int, steps: list[int], test_
     assert not solver.HasField("random_seed")
 
 
-def test_recipes_agree_with_the_data_sets() -> None:
-    assert set(RECIPES) == set(datasets())
-    for name, recipe in RECIPES.items():
-        dataset = datasets()[name]
-        assert recipe.train_images == dataset.counts["train"]
-        assert recipe.test_batch * recipe.test_iter == dataset.counts["test"]
-        assert recipe.test_of == dataset.test_of
-        assert recipe.channels == (1 if dataset.order == "gray" else 3)
-        assert bool(recipe.crop) == recipe.mirror == bool(dataset.pad)
+def test_a_net_and_its_solver_are_of_the_data_sets_entry() -> None:
+    for name, dataset in DATASETS.items():
+        train, test = data_layers(net_of("bua", name))
+        assert train.data_param.source == f"lmdb/{name}_train"
+        assert test.data_param.source == f"lmdb/{dataset.test_of or name}_test"
+        tested = solver_of("bua", name).test_iter[0] * test.data_param.batch_size
+        assert tested == dataset.counts["test"]
+        assert dataset.channels == (1 if dataset.order == "gray" else 3)
+        crop, mirror = train.transform_param.crop_size, train.transform_param.mirror
+        assert (crop, mirror) == ((dataset.size, True) if dataset.pad else (0, False))
 
 
 def data_layers(net: pb.NetParameter) -> tuple[pb.LayerParameter, pb.LayerParameter]:
@@ -347,7 +350,7 @@ def mean_file(dataset: str, *values: float) -> Path:
 
 def test_a_mean_file_wins_over_the_constants() -> None:
     mean_file("cifar10", 100.0, 110.0, 120.0)
-    means = channel_means(find_recipe("cifar10"), Options())
+    means = channel_means(find_dataset("cifar10"), Options())
     assert means.values == (101.0, 111.0, 121.0)
     (note,) = means.notes
     assert "101.00, 111.00, 121.00 differ from the published ones, 125.3, 123.0, 113.9" in note
@@ -357,7 +360,7 @@ def test_a_mean_file_wins_over_the_constants() -> None:
 
 def test_a_mean_file_that_agrees_needs_no_note() -> None:
     mean_file("cifar10", 124.307, 121.951, 112.866)
-    means = channel_means(find_recipe("cifar10"), Options())
+    means = channel_means(find_dataset("cifar10"), Options())
     assert means == (
         (125.307, 122.951, 113.866),
         None,
@@ -375,7 +378,7 @@ def test_a_set_without_constants_reads_its_mean_image_until_it_is_built(dataset:
     for layer in data_layers(net_of("bua", dataset)):
         assert layer.transform_param.mean_file == path
         assert not layer.transform_param.mean_value
-    mean_file(dataset, *[40.0] * find_recipe(dataset).channels)
+    mean_file(dataset, *[40.0] * find_dataset(dataset).channels)
     assert made("bua", dataset).notes == ()
     for layer in data_layers(net_of("bua", dataset)):
         assert set(layer.transform_param.mean_value) == {41.0}
@@ -441,7 +444,7 @@ def test_options_reach_their_fields() -> None:
     assert solver.max_iter == 300 * 1563
     assert solver.weight_decay == pytest.approx(5e-4)
     assert solver.random_seed == 7
-    assert schedule(find_recipe("digits"), 1437).max_iter == 14
+    assert schedule(find_dataset("digits"), 1437).max_iter == 14
 
 
 def test_zero_is_a_value_and_not_the_default() -> None:
@@ -574,13 +577,15 @@ def test_a_mean_file_of_other_channels_is_an_error() -> None:
 def test_unknown_names_list_what_there_is() -> None:
     with pytest.raises(GeneratorError, match="unknown variant 'buc'; known are bua, bub, baseline"):
         find_variant("buc")
-    with pytest.raises(GeneratorError, match="unknown data set 'cifar'; known are mnist, cifar10"):
-        find_recipe("cifar")
+    with pytest.raises(
+        GeneratorError, match=r"unknown data set 'cifar'; known are cifar10, cifar100, .*mnist"
+    ):
+        find_dataset("cifar")
 
 
 def test_a_file_in_the_way_is_an_error_and_stays() -> None:
     Path("taken").write_text("mine")
-    generated = generate(find_variant("bua"), find_recipe("mnist"), Options(), Path("taken"))
+    generated = generate(find_variant("bua"), find_dataset("mnist"), Options(), Path("taken"))
     with pytest.raises(OutputError, match="taken/bua_mnist"):
         write(generated)
     assert Path("taken").read_text() == "mine"
@@ -653,11 +658,89 @@ def test_list_describes_variants_and_data_sets(capsys: pytest.CaptureFixture[str
     assert main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     first_words = {line.split()[0] for line in lines if line.startswith("  ")}
-    assert first_words == {*VARIANTS, *RECIPES}
+    assert first_words == {*VARIANTS, *DATASETS}
 
 
 def test_the_same_command_writes_the_same_bytes() -> None:
-    assert made("bua", width=0.25).texts == made("bua", width=0.25).texts
+    """In processes whose sets have other orders."""
+    texts = set()
+    for seed in ("1", "2"):
+        command = [sys.executable, "-m", "prototxt_gen", "bua", "--width", "0.25", "--out", seed]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed}
+        subprocess.run(command, env=environment, capture_output=True, check=True)
+        folder = Path(seed) / "bua_cifar10_w0.25"
+        written = [(folder / name).read_text() for name in ("net.prototxt", "solver.prototxt")]
+        texts.add("".join(written).replace(f'"{seed}/', '"'))
+    assert len(texts) == 1
+
+
+def test_files_of_other_options_are_not_written_over(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bua", "--dropout", "0"]) == 0
+    folder = Path("prototxt/bua_cifar10")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    capsys.readouterr()
+    for arguments in (["bua"], ["bua", "--bias"], ["bua", "--keep"], ["bua", "--batch", "32"]):
+        assert main(arguments) == 1
+        error = capsys.readouterr().err
+        for part in ("bua --dataset cifar10 --dropout 0.0`", "cifar10", "--force", "--out DIR"):
+            assert part in error
+        assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    assert main(["bua", "--dropout", "0"]) == 0
+    assert main(["bua", "--bias", "--out", "else"]) == 0
+    assert main(["bua", "--bias", "--force"]) == 0
+    assert "replaced what python -m prototxt_gen bua --dataset cifar10 --dropout 0.0 had made" in (
+        capsys.readouterr().err
+    )
+    assert layers(read_net(folder / "net.prototxt"), "Convolution")[0].convolution_param.bias_term
+
+
+def test_a_file_made_by_hand_is_not_written_over(capsys: pytest.CaptureFixture[str]) -> None:
+    solver = Path("prototxt/bua_mnist/solver.prototxt")
+    solver.parent.mkdir(parents=True)
+    solver.write_text("base_lr: 1\nmax_iter: 3\n")
+    assert main(["bua", "--dataset", "mnist"]) == 1
+    assert "solver.prototxt: is there already, made by hand" in capsys.readouterr().err
+    assert [path.name for path in solver.parent.iterdir()] == ["solver.prototxt"]
+    assert main(["bua", "--dataset", "mnist", "--keep"]) == 1
+    assert solver.read_text() == "base_lr: 1\nmax_iter: 3\n"
+
+
+def test_kept_files_of_the_same_command_stay_as_they_were_edited() -> None:
+    assert main(["bua", "--keep"]) == 0
+    solver = Path("prototxt/bua_cifar10/solver.prototxt")
+    solver.write_text(solver.read_text().replace("display: 100", "display: 7"))
+    assert main(["bua", "--keep"]) == 0
+    assert read_solver(solver).display == 7
+    assert main(["bua"]) == 0
+    assert read_solver(solver).display == 100
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_train_refuses_a_net_of_other_options(tmp_path: Path) -> None:
+    """Its recipe, run with this Python: the net that lies in the folder has another dropout."""
+    (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / ".installed").touch()
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["make", "--silent", *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    assert make("prototxt", "ARGS=--dropout 0").returncode == 0
+    refused = make("train", "ARGS=--max-iter 1")
+    assert refused.returncode == 2
+    assert "is there already, made by `python -m prototxt_gen bua --dataset cifar10 --dropout" in (
+        refused.stderr
+    )
+    assert make("prototxt").returncode == 2
+    assert make("prototxt", "ARGS=--force").returncode == 0
+    # The right net is taken, and then misses its database.
+    assert "database lmdb/cifar10_train does not exist" in make("train").stderr
 
 
 def test_nothing_heavy_is_imported() -> None:
@@ -679,7 +762,7 @@ def test_nothing_heavy_is_imported() -> None:
 
 def test_texts_are_laid_out_as_by_hand() -> None:
     for name in VARIANTS:
-        text = net_text(find_variant(name), find_recipe("cifar10"), Options(), NO_MEAN)
+        text = net_text(find_variant(name), find_dataset("cifar10"), Options(), NO_MEAN)
         assert text.startswith("# ")
         assert text.endswith("}\n")
         assert "\n\n\n" not in text

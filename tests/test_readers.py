@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from converters import load_net
 from converters.environment import Environment
 from converters.errors import CaffeError
 from converters.prototxt.text import parse_net, read_net
 from converters.readers import Reader, open_reader
 from converters.readers.transform import Transform
+from converters.records.datum import encode_image
+from converters.records.imageset import convert_imageset
+from converters.records.lmdb_writer import create_lmdb
+from gmnet_pt.solver.batches import open_net_batches
 
 GOLDEN = Path(__file__).parent / "golden"
 DATA = sorted(path.name for path in (GOLDEN / "data").iterdir())
@@ -90,6 +98,131 @@ def test_a_restored_reader_goes_on_exactly(text: str, folder: Path) -> None:
         one, other = first.next(), second.next()
         for name in one:
             np.testing.assert_array_equal(one[name], other[name])
+
+
+def folder_with_a_damaged_batch(kind: str, folder: Path) -> tuple[str, Path]:
+    """A layer of batches of two items, whose third batch cannot be read, and the file to mend."""
+    cv2, h5py = pytest.importorskip("cv2"), pytest.importorskip("h5py")
+    bad = folder / "4"
+    for number in range(6):
+        cv2.imwrite(str(folder / f"{number}.png"), np.full((3, 4), number, np.uint8))
+        with h5py.File(folder / f"{number}.h5", "w") as file:
+            file["data"], file["label"] = np.full((1, 3), number), np.array([number])
+    (folder / "list.txt").write_text("".join(f"{n}.png {n}\n" for n in range(6)))
+    (folder / "files.txt").write_text("".join(f"{n}.h5\n" for n in range(6)))
+    with create_lmdb(folder / "db") as writer:
+        for number in range(6):
+            image = (folder / f"{number}.png").read_bytes()
+            writer.put(b"%d" % number, encode_image(image if number != 4 else b"junk", number))
+    fields, suffix = {
+        "Data": ('data_param { source: "db" batch_size: 2 }', ""),
+        "ImageData": (
+            'image_data_param { source: "list.txt" batch_size: 2 shuffle: false }',
+            "png",
+        ),
+        "HDF5Data": ('hdf5_data_param { source: "files.txt" batch_size: 2 }', "h5"),
+    }[kind]
+    if suffix:
+        bad = bad.with_suffix(f".{suffix}")
+        bad.rename(bad.with_suffix(".whole"))
+        bad.write_bytes(b"junk")
+    return f'layer {{ name: "d" type: "{kind}" top: "data" top: "label" {fields} }}', bad
+
+
+@pytest.mark.parametrize("kind", ["Data", "ImageData", "HDF5Data"])
+def test_a_damaged_batch_is_the_next_one_again(tmp_path: Path, kind: str) -> None:
+    """An error moves nothing: position and iterator stay together."""
+    text, bad = folder_with_a_damaged_batch(kind, tmp_path)
+    reader = open_reader(parse_net(text).layer[0], Environment("net", "TEST", str(tmp_path)), 1)
+    labels = [reader.next()["label"].tolist() for _ in range(2)]
+    before = reader.state()
+    messages = set()
+    for _ in range(3):
+        with pytest.raises(CaffeError) as caught:
+            reader.next()
+        messages.add(str(caught.value))
+        assert reader.state() == before
+    assert len(messages) == 1
+    assert re.search("4.png|4.h5|'4'", messages.pop())
+    if kind != "Data":
+        bad.with_suffix(".whole").replace(bad)
+        labels += [reader.next()["label"].tolist() for _ in range(2)]
+        assert labels == [[0, 1], [2, 3], [4, 5], [0, 1]]
+    reader.restore({**before, "position": 0, "file": 0})
+    assert reader.next()["label"].tolist() == [0, 1]
+
+
+def test_a_window_that_cannot_be_read_is_the_next_one_again(tmp_path: Path) -> None:
+    text = (IMAGES / "../../windows.txt").read_text()
+    layer = parse_net("""layer { name: "d" type: "WindowData" top: "data" top: "label"
+      transform_param { crop_size: 6 mirror: true } window_data_param { source: "w" batch_size: 4
+      root_folder: "images/" context_pad: 1 } }""").layer[0]
+    (tmp_path / "w").write_text(text)
+    shutil.copytree(IMAGES / "images", tmp_path / "images")
+    environment = Environment("net", "TRAIN", str(tmp_path))
+    whole, broken = (open_reader(layer, environment, 1) for _ in range(2))
+    wanted = [whole.next()["data"] for _ in range(3)]
+    np.testing.assert_array_equal(broken.next()["data"], wanted[0])
+    (tmp_path / "images").rename(tmp_path / "gone")
+    for _ in range(2):
+        with pytest.raises(CaffeError, match="cannot be read"):
+            broken.next()
+    (tmp_path / "gone").rename(tmp_path / "images")
+    for one in wanted[1:]:
+        np.testing.assert_array_equal(broken.next()["data"], one)
+
+
+def test_memory_without_data_is_as_before_after_the_error() -> None:
+    layer = parse_net("""layer { name: "d" type: "MemoryData" top: "data" top: "label"
+      transform_param { mirror: true }
+      memory_data_param { batch_size: 5 channels: 1 height: 2 width: 3 } }""").layer[0]
+    images = np.arange(30.0).reshape(5, 1, 2, 3)
+    batches = []
+    for asked in (False, True):
+        reader = open_reader(layer, Environment("net", "TRAIN", "."), 1)
+        if asked:
+            with pytest.raises(CaffeError, match="has no data"):
+                reader.next()
+        reader.add(images, np.zeros(5))
+        batches.append(reader.next()["data"])
+    np.testing.assert_array_equal(*batches)
+
+
+def test_names_that_are_not_utf8_are_found(tmp_path: Path) -> None:
+    """Lists are bytes, as file names are: Latin-1 ones too, in every layer and in imageset."""
+    cv2, h5py = pytest.importorskip("cv2"), pytest.importorskip("h5py")
+    name = os.fsdecode("bär".encode("latin-1"))
+    cv2.imwrite(str(tmp_path / "x.png"), np.full((3, 4), 7, np.uint8))
+    (tmp_path / "x.png").rename(tmp_path / f"{name}.png")
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["data"], file["label"] = np.full((1, 3), 7), np.array([5])
+    (tmp_path / "x.h5").rename(tmp_path / f"{name}.h5")
+    (tmp_path / "list").write_bytes(os.fsencode(f"{name}.png 5\n"))
+    (tmp_path / "files").write_bytes(os.fsencode(f"{name}.h5\n"))
+    for kind, fields in (
+        ("ImageData", 'image_data_param { source: "list" batch_size: 1 }'),
+        ("HDF5Data", 'hdf5_data_param { source: "files" batch_size: 1 }'),
+    ):
+        text = f'layer {{ name: "d" type: "{kind}" top: "data" top: "label" {fields} }}'
+        layer = parse_net(text).layer[0]
+        batch = open_reader(layer, Environment("net", "TEST", str(tmp_path)), 1).next()
+        assert (batch["data"] == 7).all()
+        assert batch["label"].tolist() == [5]
+    assert convert_imageset(tmp_path, tmp_path / "list", tmp_path / "db").records == 1
+
+
+def test_a_data_layers_own_phase_decides_its_crop(tmp_path: Path) -> None:
+    """A TRAIN net whose layer says `phase: TEST` crops the middle, as Caffe's does."""
+    database = GOLDEN / "data" / "data_mean_value_crop" / "lmdb"
+    text = AUGMENTED.replace("mirror: true", "").replace('"lmdb"', f'"{database}"')
+    layer = parse_net(text).layer[0]
+    middle, moving = (open_reader(layer, Environment("net", p, "."), 5) for p in ("TEST", "TRAIN"))
+    (tmp_path / "net").write_text(text.replace('type: "Data"', 'type: "Data" phase: TEST'))
+    (fed,) = open_net_batches(load_net(tmp_path / "net", phase="TRAIN"), seed=5)
+    for _ in range(3):
+        expected = middle.next()["data"]
+        np.testing.assert_array_equal(fed.next()["data"].numpy(), expected)
+        assert not np.array_equal(moving.next()["data"], expected)
 
 
 def test_shuffled_images_are_all_there_each_epoch() -> None:

@@ -76,6 +76,14 @@ def test_round_trip(name: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(got, wanted)
 
 
+@pytest.mark.parametrize("name", ["s.solverstate", "s.solverstate.h5"])
+def test_histories_of_more_than_ten_blobs_keep_their_order(name: str, tmp_path: Path) -> None:
+    """HDF5 lists its names as text: 0, 1, 10, 11, 2."""
+    history = tuple(np.full((2,), index, "f4") for index in range(12))
+    write_solverstate(tmp_path / name, SolverState(7, 0, "x", history))
+    assert [array[0] for array in read_solverstate(tmp_path / name).history] == [*range(12)]
+
+
 def test_old_states_with_four_dimensional_history(tmp_path: Path) -> None:
     message = pb.SolverState(iter=3)
     message.history.add(num=1, channels=1, height=2, width=2, data=[1, 2, 3, 4])

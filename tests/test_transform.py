@@ -58,14 +58,26 @@ def check(transform: Transform, images: np.ndarray, mean: np.ndarray) -> set[tup
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-@pytest.mark.parametrize(("crop", "width"), [(0, 5), (0, 8), (3, 5), (8, 9)])
+@pytest.mark.parametrize(("crop", "width"), [(0, 5), (0, 8), (3, 6), (8, 10)])
 @pytest.mark.parametrize("mirror", [False, True])
 @pytest.mark.parametrize("phase", ["TRAIN", "TEST"])
-@pytest.mark.parametrize("mean", ["none", "one", "channels", "file"])
+@pytest.mark.parametrize("mean", ["none", "one", "channels", "file", "large file"])
 def test_every_pixel(
-    tmp_path: Path, mean: str, phase: str, mirror: bool, crop: int, width: int, dtype: type
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mean: str,
+    phase: str,
+    mirror: bool,
+    crop: int,
+    width: int,
+    dtype: type,
 ) -> None:
-    """Widths of 8 take another path for mirroring bytes than those of 3 and 5."""
+    """Widths of 8 take another path for mirroring bytes than those of 3 and 5.
+
+    The windows of a large mean file are cut out for each batch. The images are never square.
+    """
+    if mean == "large file":
+        monkeypatch.setattr("converters.readers.transform.LARGEST_TABLE", 0)
     height = max(crop, 4) + 1
     images = images_of(60, 2, height, width, dtype=dtype)
     whole = np.zeros(images.shape[1:], np.float32)
@@ -74,14 +86,14 @@ def test_every_pixel(
         fields, whole[:] = {"mean_value": [3.7]}, 3.7
     elif mean == "channels":
         fields, whole[:] = {"mean_value": [3.7, 90]}, np.float32([[[3.7]], [[90]]])
-    elif mean == "file":
+    elif "file" in mean:
         whole = np.random.default_rng(1).uniform(0, 200, whole.shape).astype(np.float32)
         write_mean(tmp_path / "mean", whole)
         fields = {"mean_file": str(tmp_path / "mean")}
     transform = make(phase, crop_size=crop, mirror=mirror, scale=0.7, **fields)
     seen = check(transform, images, whole)
     rooms = (height - crop + 1) * (width - crop + 1) if crop and phase == "TRAIN" else 1
-    # 60 draws of at most 18 places: most of them, and both sides, must occur.
+    # 60 draws of at most 24 places: most of them, and both sides, must occur.
     assert rooms * (1 + mirror) * 0.7 <= len(seen) <= rooms * (1 + mirror)
 
 

@@ -83,6 +83,17 @@ def test_v0_fields_go_where_caffe_puts_them(old: str, new: str) -> None:
     assert net == expected
 
 
+def test_v0_nets_keep_force_backward_and_their_inputs() -> None:
+    """Caffe carries these over and nothing else of a V0 net."""
+    inputs = 'name: "n" input: "d" input_dim: 1 input_dim: 2 input_dim: 3 input_dim: 4'
+    v0 = 'layers { layer { name: "x" type: "relu" } bottom: "d" top: "y" }'
+    net = parse_net(f"{inputs} force_backward: true debug_info: true {v0}")
+    assert (net.name, net.force_backward, net.HasField("debug_info")) == ("n", True, False)
+    assert [(layer.name, layer.type) for layer in net.layer] == [("input", "Input"), ("x", "ReLU")]
+    assert list(net.layer[0].input_param.shape[0].dim) == [1, 2, 3, 4]
+    assert not parse_net(f"{inputs} {v0}").force_backward
+
+
 def test_v0_padding_reaches_pooling_and_names_what_it_cannot_reach() -> None:
     padding = (
         'input: "d" layers { layer { name: "p" type: "padding" pad: 3 } bottom: "d" top: "q" }'

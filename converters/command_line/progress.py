@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from converters.reporting import Reporter
+
 Item = TypeVar("Item")
 
 
@@ -30,3 +32,15 @@ def progress(
             due = time.monotonic() + every
             of = f" of {total}" if total is not None else ""
             print(f"{label}: {done}{of} {unit}", file=sys.stderr, flush=True)
+
+
+class TerminalReporter(Reporter):
+    """Tells it on stderr."""
+
+    def note(self, text: str) -> None:
+        print(text, file=sys.stderr)
+
+    def progress(
+        self, items: Iterable[Item], label: str, total: int | None = None, unit: str = "records"
+    ) -> Iterator[Item]:
+        return progress(items, label, total, unit)

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from converters.command_line.net_options import add_python_option, parse_shapes
 from converters.command_line.progress import progress
-from converters.commands.upgrade import is_solver
 from converters.environment import Environment
 from converters.errors import CaffeError, DataError, ShapeError
 from converters.layers import LAYERS, make_layer
@@ -24,6 +23,7 @@ from converters.layers.registry import Shape
 from converters.net.choice import NetChoice
 from converters.net.plan import NetPlan, plan_net
 from converters.proto import caffe_pb2 as pb
+from converters.prototxt.kind import is_solver
 from converters.prototxt.text import read_net, read_solver, read_text
 
 if TYPE_CHECKING:

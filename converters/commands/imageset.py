@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from converters.command_line.progress import TerminalReporter
 from converters.records.imageset import Settings, Size, convert_imageset
 
 
@@ -28,7 +29,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the database and say how many records it has."""
     settings = Settings(args.resize, args.gray, args.encoded, args.shuffle, args.check_size)
-    imported = convert_imageset(args.root, args.list, args.out, settings, args.force)
+    imported = convert_imageset(
+        args.root, args.list, args.out, settings, args.force, TerminalReporter()
+    )
     left_out = f", {len(imported.unreadable)} unreadable left out" if imported.unreadable else ""
     print(f"{args.out}: {imported.records} records{left_out}")
     return 0

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from converters.command_line.progress import TerminalReporter
 from converters.datasets.build import build
-from converters.datasets.registry import Dataset, datasets, find_dataset
+from converters.datasets.registry import DATASETS, Dataset
 from converters.datasets.source import Source
 from converters.errors import DataError
 
@@ -15,7 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the command's arguments; each set's own option is listed with the set."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = "data sets:\n" + "\n".join(
-        f"  {dataset.name:14} {dataset.summary}" for dataset in datasets().values()
+        f"  {dataset.name:14} {dataset.summary}" for dataset in DATASETS.values()
     )
     parser.add_argument("dataset", metavar="DATASET", help="one of the data sets below")
     parser.add_argument(
@@ -26,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--force", action="store_true", help="replace existing databases")
     # Once each: an augmented set shares its plain set's option.
-    for flag, text, choices in dict.fromkeys(d.option for d in datasets().values() if d.option):
+    for flag, text, choices in dict.fromkeys(d.option for d in DATASETS.values() if d.option):
         if choices:
             parser.add_argument(flag, choices=choices, help=text)
         else:
@@ -35,10 +36,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build, then print what was written where."""
-    dataset = find_dataset(args.dataset)
+    dataset = DATASETS.find(args.dataset, DataError)
     report = build(
         dataset,
-        Source(args.source, args.out / "archives"),
+        Source(args.source, args.out / "archives", TerminalReporter()),
         args.out,
         args.force,
         _chosen(args, dataset),
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _chosen(args: argparse.Namespace, dataset: Dataset) -> str:
     """The value of the set's own option; an option of another set is an error."""
-    for other in datasets().values():
+    for other in DATASETS.values():
         if other.option is None:
             continue
         value: str | None = getattr(args, other.option.flag.lstrip("-").replace("-", "_"))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.datasets.registry import datasets
+from converters.datasets.registry import DATASETS
 from converters.environment import Environment
 from converters.errors import DataError
 from converters.prototxt.text import read_net
@@ -79,7 +79,7 @@ def _choose(path: Path, columns: int, color: bool | None) -> dict[int, list[NDAr
 
 def _order(path: Path) -> str:
     name = path.resolve().name.removesuffix("_train").removesuffix("_test")
-    dataset = datasets().get(name)
+    dataset = DATASETS.get(name)
     return "rgb" if dataset is not None and dataset.order == "RGB" else "bgr"
 
 

@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict
 
 from converters.command_line.net_options import add_net_options, add_python_option, net_choice
+from converters.command_line.table import aligned
 from converters.layers.registry import Shape
 from converters.net.plan import plan_net
 from converters.net.summary import NetSummary, summarize
@@ -47,9 +48,7 @@ def to_table(summary: NetSummary) -> str:
         )
         for row in summary.rows
     ]
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-    lines = [_line(header, widths), _line(["-" * width for width in widths], widths)]
-    lines += [_line(row, widths) for row in rows]
+    lines = list(aligned([header, *rows], right=(4, 5), ruled=True))
     lines.append(
         f"\n{summary.name or 'net'} ({summary.phase}): {len(rows)} layers, "
         f"{summary.parameters:,} parameters, {summary.multiply_adds:,} multiply-adds a batch, "
@@ -60,9 +59,3 @@ def to_table(summary: NetSummary) -> str:
 
 def _shape(shape: Shape) -> str:
     return "×".join(map(str, shape)) or "scalar"
-
-
-def _line(cells: tuple[str, ...] | list[str], widths: list[int]) -> str:
-    left = [cell.ljust(width) for cell, width in zip(cells[:4], widths[:4])]
-    right = [cell.rjust(width) for cell, width in zip(cells[4:], widths[4:])]
-    return "  ".join(left + right).rstrip()

@@ -11,10 +11,10 @@ from google.protobuf.message import DecodeError, Message
 from converters.errors import PrototxtError, WeightsError
 from converters.formats.whole_files import written_beside
 from converters.proto import caffe_pb2 as pb
+from converters.prototxt.kind import is_solver
 from converters.prototxt.text import parse_net, parse_text, to_text
 from converters.prototxt.upgrade import upgrade_net, upgrade_solver
 
-COMMENT_OR_STRING = re.compile(r"""#[^\n]*|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'""")
 # A text file has no control bytes but tab, line feed, form feed and carriage return.
 BINARY_BYTES = re.compile(rb"[\x00-\x08\x0b\x0e-\x1f]")
 
@@ -62,13 +62,3 @@ def read_upgraded(source: str | Path) -> tuple[Message, bool]:
         solver = parse_text(text, pb.SolverParameter(), str(source))
         return upgrade_solver(solver, str(source)), False
     return parse_net(text, str(source)), False
-
-
-def is_solver(text: str) -> bool:
-    """Whether the first field that only one of the two messages has is the solver's."""
-    net = set(pb.NetParameter.DESCRIPTOR.fields_by_name)
-    solver = set(pb.SolverParameter.DESCRIPTOR.fields_by_name)
-    for word in re.findall(r"[A-Za-z_]\w*", COMMENT_OR_STRING.sub(" ", text)):
-        if (word in net) != (word in solver):
-            return word in solver
-    return False

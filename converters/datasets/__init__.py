@@ -1,5 +1,5 @@
-"""Image data sets: a file per set, listed by `converters.datasets.registry`.
+"""Image data sets: `registry` says what one is, `sets` has a file for each.
 
-A set's module only yields images and labels; `build` writes databases and means, `download` fetches
-official archives, `archives` reads them in place. `means` is a plain table without dependencies.
+A set's module states facts and yields images and labels; `build` writes databases and means,
+`download` fetches official archives, `tar_members` and `matfile` read them in place.
 """

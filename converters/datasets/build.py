@@ -11,20 +11,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.command_line.progress import progress
-from converters.datasets.means import CHANNEL_MEANS
 from converters.datasets.registry import BLOCK, Dataset, Images, Split
 from converters.datasets.source import Source
 from converters.errors import DataError, OutputError
 from converters.records.datum import describe, encode_batch
 from converters.records.images import Buffer, Pixels
-from converters.records.lmdb_reader import (
-    DATA_FILE,
-    LmdbReader,
-    LmdbWriter,
-    check_target,
-    create_lmdb,
-)
+from converters.records.lmdb_reader import DATA_FILE, LmdbReader
+from converters.records.lmdb_writer import LmdbWriter, check_target, create_lmdb
 from converters.records.mean import MeanImage, write_mean
 
 
@@ -61,15 +54,15 @@ def build(
     """
     if not chosen and dataset.option is not None and dataset.option.choices:
         chosen = dataset.option.choices[0]
-    train_path = out / f"{dataset.name}_train"
-    test_path = out / f"{dataset.test_of or dataset.name}_test"
-    mean_path = out / f"{dataset.name}_mean.binaryproto"
+    train_path, test_path = out / dataset.train_database, out / dataset.test_database
+    mean_path = out / dataset.mean_file
     check_target(train_path, force)
 
     def read(split: Split) -> Iterator[Images]:
         total = -(-dataset.counts[split] // BLOCK)
         blocks = dataset.read(source, split, chosen)
-        shown = progress(blocks, f"{dataset.name} {split}", total, "thousand records")
+        label = f"{dataset.name} {split}"
+        shown = source.reporter.progress(blocks, label, total, "thousand records")
         # The first images before any output: a missing archive leaves not even a folder.
         first = next(shown, None)
         if first is None:
@@ -96,7 +89,7 @@ def build(
         train = writer.write(train_blocks, None if dataset.pad else mean.add)
         write_mean(mean_path, mean.image())
     means = mean.channels()
-    return BuildReport((train, test), mean_path, means, compare_means(dataset.name, means))
+    return BuildReport((train, test), mean_path, means, dataset.compare_means(means))
 
 
 def pad(pixels: Pixels, border: int, values: NDArray[np.uint8]) -> Pixels:
@@ -106,25 +99,6 @@ def pad(pixels: Pixels, border: int, values: NDArray[np.uint8]) -> Pixels:
     large[:] = values[:, np.newaxis, np.newaxis]
     large[:, :, border:-border, border:-border] = pixels
     return large
-
-
-def compare_means(name: str, means: NDArray[np.float64]) -> tuple[str, ...]:
-    """A note if the computed means differ from the generator's constants in a sure decimal."""
-    constants = CHANNEL_MEANS.get(name)
-    if constants is None:
-        return ()
-    expected = np.array(constants.values)
-    if (
-        means.shape == expected.shape
-        and (np.abs(means - expected) <= 0.5 * 10.0**-constants.digits + 1e-6).all()
-    ):
-        return ()
-    shown = ", ".join(f"{mean:.{constants.digits + 1}f}" for mean in means)
-    table = ", ".join(str(value) for value in constants.values)
-    return (
-        f"{name}: the channel means {shown} differ from the {constants.source} ones, {table}; "
-        "nets generated from now on use the computed ones",
-    )
 
 
 class _SetWriter(NamedTuple):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
-import sys
 import urllib.error
 import urllib.request
 import zlib
@@ -13,17 +12,17 @@ from collections.abc import Iterator
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 
-from converters.command_line.progress import progress
-from converters.datasets.source import Archive
+from converters.datasets.archive import Archive
 from converters.errors import DataError
 from converters.formats.whole_files import output_error
+from converters.reporting import SILENT, Reporter
 
 CHUNK = 1 << 20
 ATTEMPTS_WITHOUT_PROGRESS = 3
 TIMEOUT = 30.0  # seconds without a byte
 
 
-def download(archive: Archive, folder: Path) -> Path:
+def download(archive: Archive, folder: Path, reporter: Reporter = SILENT) -> Path:
     """The path of `archive` in `folder`, downloaded unless it is there with the right digest.
 
     What has arrived stays in `NAME.part` when the connection breaks, and the next attempt (or the
@@ -39,7 +38,7 @@ def download(archive: Archive, folder: Path) -> Path:
     part = folder / f"{archive.file}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _fetch_whole(archive, part)
+        _fetch_whole(archive, part, reporter)
         found = digest(part, archive.unpacked)
         if found != archive.md5:
             part.unlink()
@@ -70,13 +69,13 @@ def digest(path: Path, unpacked: bool = False) -> str:
     return md5.hexdigest()
 
 
-def _fetch_whole(archive: Archive, part: Path) -> None:
+def _fetch_whole(archive: Archive, part: Path, reporter: Reporter) -> None:
     """Fetch until the file is whole, going on after a cut as long as each attempt brings bytes."""
     idle = 0
     while True:
         before = _size(part)
         try:
-            _fetch(archive.url, part)
+            _fetch(archive.url, part, reporter)
             return
         except urllib.error.HTTPError as error:
             raise DataError(
@@ -90,13 +89,10 @@ def _fetch_whole(archive: Archive, part: Path) -> None:
                 raise DataError(
                     f"{archive.url}: cannot be downloaded ({reason}). {_way_out(archive)}"
                 ) from error
-            print(
-                f"{archive.file}: cut after {_size(part)} bytes ({reason}); going on",
-                file=sys.stderr,
-            )
+            reporter.note(f"{archive.file}: cut after {_size(part)} bytes ({reason}); going on")
 
 
-def _fetch(url: str, part: Path) -> None:
+def _fetch(url: str, part: Path, reporter: Reporter) -> None:
     """One request for what `part` lacks; ConnectionError if it ends early."""
     have = _size(part)
     request = urllib.request.Request(url, headers={"User-Agent": "gmnet-caffe"})
@@ -117,7 +113,7 @@ def _fetch(url: str, part: Path) -> None:
         total = have + int(length) if length is not None else None
         with open(part, "ab" if resumed else "wb") as handle:
             megabytes = None if total is None else -(-total // CHUNK)
-            for chunk in progress(_chunks(response), part.stem, megabytes, "MiB"):
+            for chunk in reporter.progress(_chunks(response), part.stem, megabytes, "MiB"):
                 handle.write(chunk)
     if total is not None and _size(part) < total:
         raise ConnectionError(f"{_size(part)} of {total} bytes")

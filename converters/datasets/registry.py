@@ -1,25 +1,23 @@
-"""What a data set is, and the list of all sets: every module here that registers one.
+"""What a data set is, and the list of all sets: those that a module of `sets` registers.
 
-A new set is one new file: it fills in a `Dataset` and calls `register`. Its `read` yields `Images`;
-databases, keys, means and progress are `build`'s work.
+A new set is one new file there: it fills in a `Dataset` and calls `register`. Its `read` yields
+`Images`; databases, keys, means and progress are `build`'s work, nets are `prototxt_gen`'s. Both
+read the same entry, so this module never imports torch, LMDB or OpenCV.
 """
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
-from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+import numpy as np
 from numpy.typing import NDArray
 
-import converters.datasets
-from converters.datasets.source import Archive, Source
-from converters.errors import DataError
+from converters.datasets.archive import Archive
+from converters.datasets.source import Source
 from converters.records.images import Pixels
+from converters.registry import Registry
 
 Split: TypeAlias = Literal["train", "test"]
 BLOCK = 1000  # images that a reader yields at once, at most
@@ -43,13 +41,41 @@ class Option(NamedTuple):
     choices: tuple[str, ...] = ()
 
 
+class ChannelMeans(NamedTuple):
+    """Means in 0 … 255 of the training images, one a channel in the records' order.
+
+    `digits` is how many decimals of `values` are sure, `origin` who says so.
+    """
+
+    values: tuple[float, ...]
+    origin: str
+    digits: int
+
+
+class Training(NamedTuple):
+    """How nets are trained for a set: by the paper's section 3.4 where it speaks of the set.
+
+    `test_batch` divides the number of test images, so that a test sees each of them once.
+    """
+
+    epochs: int
+    base_lr: float = 0.1
+    test_batch: int = 100
+
+
+ORDINARY = Training(epochs=200)
+
+
 @dataclass(frozen=True)
 class Dataset:
-    """One data set.
+    """One data set: all that the databases, the nets and the training for it need to know.
 
     `read(source, split, chosen)` yields its images in record order; `counts` are the official
-    numbers of records; `order` is that of the channels; `pad` pixels of the rounded channel means
-    surround each TRAIN image; `test_of` names the set whose test database serves this one.
+    numbers of records; `size` is the height and width that a net sees; `order` is that of the
+    channels: RGB, BGR or gray. An augmented set has `pad` pixels of the rounded channel means
+    around each TRAIN image, from which nets crop `size` and mirror; its test database is that of
+    the set `test_of`. `means` are absent where nobody published them: then they exist once the
+    database is built.
     """
 
     name: str
@@ -58,35 +84,52 @@ class Dataset:
     counts: Mapping[Split, int]
     archives: tuple[Archive, ...] = ()
     key: str = "%08d"
+    classes: int = 10
+    size: int = 32
     order: str = "RGB"
     option: Option | None = None
     pad: int = 0
     test_of: str | None = None
+    means: ChannelMeans | None = None
+    training: Training = ORDINARY
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image."""
+        return 1 if self.order == "gray" else len(self.order)
+
+    @property
+    def train_database(self) -> str:
+        """The folder of the training records."""
+        return f"{self.name}_train"
+
+    @property
+    def test_database(self) -> str:
+        """The folder of the test records; an augmented set has the plain one's."""
+        return f"{self.test_of or self.name}_test"
+
+    @property
+    def mean_file(self) -> str:
+        """The mean image, which lies beside the databases."""
+        return f"{self.name}_mean.binaryproto"
+
+    def compare_means(self, means: NDArray[np.float64]) -> tuple[str, ...]:
+        """A note if computed `means` differ from the known ones in a sure decimal."""
+        if self.means is None:
+            return ()
+        known, origin, digits = self.means
+        if len(means) == len(known) and (np.abs(means - known) <= 0.5 * 10.0**-digits + 1e-6).all():
+            return ()
+        shown = ", ".join(f"{mean:.{digits + 1}f}" for mean in means)
+        return (
+            f"{self.name}: the channel means {shown} differ from the {origin} ones, "
+            f"{', '.join(map(str, known))}; nets generated from now on use the computed ones",
+        )
 
 
-_datasets: dict[str, Dataset] = {}
+DATASETS: Registry[Dataset] = Registry("data set", "converters.datasets.sets")
 
 
 def register(dataset: Dataset) -> Dataset:
-    """Add a set to the list; raises ValueError if the name is taken."""
-    if dataset.name in _datasets:
-        raise ValueError(f"data set {dataset.name!r} is registered twice")
-    _datasets[dataset.name] = dataset
-    return dataset
-
-
-@cache
-def datasets() -> Mapping[str, Dataset]:
-    """All sets by name."""
-    for module in pkgutil.iter_modules(converters.datasets.__path__):
-        importlib.import_module(f"{converters.datasets.__name__}.{module.name}")
-    return MappingProxyType(dict(sorted(_datasets.items())))
-
-
-def find_dataset(name: str) -> Dataset:
-    """The set called `name`; raises DataError that lists all."""
-    try:
-        return datasets()[name]
-    except KeyError:
-        known = ", ".join(datasets())
-        raise DataError(f"unknown data set {name!r}; known are {known}") from None
+    """Add a set under its name; raises ValueError if the name is taken."""
+    return DATASETS.add(dataset.name)(dataset)

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
+from converters.datasets.archive import Archive
 from converters.errors import DataError
-
-
-class Archive(NamedTuple):
-    """An official file: its name, address and MD5 (of the decompressed bytes if `unpacked`)."""
-
-    file: str
-    url: str
-    md5: str
-    unpacked: bool = False
+from converters.reporting import SILENT, Reporter
 
 
 @dataclass(frozen=True)
 class Source:
-    """Finds files: in `local` (a folder or one file) if given, else downloaded into `downloads`."""
+    """Finds files: in `local` (a folder or one file) if given, else downloaded into `downloads`.
+
+    `reporter` is told how it goes, here and while the files are read.
+    """
 
     local: Path | None
     downloads: Path
+    reporter: Reporter = SILENT
     _checked: set[Path] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def find(self, archive: Archive, instead: Iterable[str] = ()) -> Path:
@@ -37,19 +32,19 @@ class Source:
         Raises:
             DataError: not in `local`; or it cannot be downloaded, or has the wrong digest.
         """
+        # Here: urllib alone takes longer to import than the generator, which lists the sets, may.
         from converters.datasets.download import digest, download
 
         if self.local is None:
-            return download(archive, self.downloads)
+            return download(archive, self.downloads, self.reporter)
         path = self.local_path((archive.file, *instead))
         names = (archive.file, archive.file.removesuffix(".gz"))
         if path.is_file() and path.name in names and path not in self._checked:
             self._checked.add(path)  # once: both splits may be in one archive
             found = digest(path, archive.unpacked)
             if found != archive.md5:
-                print(
-                    f"note: {path} is not the official file (md5 {found}, not {archive.md5})",
-                    file=sys.stderr,
+                self.reporter.note(
+                    f"note: {path} is not the official file (md5 {found}, not {archive.md5})"
                 )
         return path
 

@@ -41,7 +41,8 @@ class Member(NamedTuple):
 def _damage(path: Path) -> Iterator[None]:
     try:
         yield
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+    # TypeError: what tarfile makes of a gzip header that ends within itself.
+    except (tarfile.TarError, EOFError, OSError, TypeError, zlib.error) as error:
         raise DataError(f"{path}: not a whole tar archive: {error}") from error
 
 

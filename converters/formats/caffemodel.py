@@ -1,8 +1,8 @@
 """Caffe's weight files, binary and HDF5, read into arrays and written as Caffe writes them.
 
-`read_caffemodel` takes V0, V1 and V2 files; who they fit is for `converters.net.caffe_net` to say.
-`snapshot_net` makes the message that Caffe stores beside the blobs. The bytes are handled by
-`converters.formats.blob`. Source: Caffe net.cpp (CopyTrainedLayersFrom, ToProto, ToHDF5), blob.cpp.
+`read_caffemodel` takes V0, V1 and V2 files; whom they fit is for `converters.net.weights` to say,
+and what stands beside the blobs for `converters.net.written`. Source: Caffe net.cpp
+(CopyTrainedLayersFrom, ToProto, ToHDF5).
 """
 
 from __future__ import annotations
@@ -16,50 +16,29 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from converters.errors import NetError, OutputError, WeightsError
-from converters.formats.blob import (
+from converters.errors import OutputError, WeightsError
+from converters.formats.blob import Blob, FloatArray, decode_blob, encode_blob, given_blob
+from converters.formats.hdf5 import created_hdf5, is_hdf5, opened_hdf5
+from converters.formats.whole_files import written_beside
+from converters.formats.wire import (
     BYTES,
     VARINT,
-    Blob,
     Chunk,
     Field,
-    FloatArray,
     WireFile,
-    created_hdf5,
-    decode_blob,
-    encode_blob,
-    is_hdf5,
     message_field,
-    opened_hdf5,
     opened_wire,
     write_chunks,
 )
-from converters.formats.whole_files import written_beside
 from converters.proto import caffe_pb2 as pb
-from converters.prototxt.net_rules import insert_splits
-from converters.prototxt.upgrade import v0_type, v1_type
+from converters.proto.legacy import PADDING, v0_type, v1_type
 
 log = logging.getLogger(__name__)
 
 Blobs = Mapping[str, Sequence[npt.NDArray[Any]]]
 
-# Caffe's LossLayer classes: without a loss_weight they give themselves 1.
-LOSS_TYPES = frozenset(
-    {
-        "ContrastiveLoss",
-        "EuclideanLoss",
-        "HingeLoss",
-        "InfogainLoss",
-        "MultinomialLogisticLoss",
-        "SigmoidCrossEntropyLoss",
-        "SoftmaxWithLoss",
-    }
-)
-BATCHNORM_BLOBS = 3
 # protobuf cannot read or write a longer message.
 PROTOBUF_LIMIT = 2**31 - 1
-# V0 padding layers have no blobs, and the upgrade removes them.
-_PADDING = "padding"
 _NET_NAME, _NET_LAYERS, _NET_LAYER = (
     pb.NetParameter.DESCRIPTOR.fields_by_name[field].number for field in ("name", "layers", "layer")
 )
@@ -146,7 +125,7 @@ def given_blobs(layer: pb.LayerParameter, source: str) -> StoredLayer:
         WeightsError: values that do not fill their blob's shape.
     """
     blobs = [
-        decode_blob(blob, f'{source}: layer "{layer.name}": blob {index}')
+        given_blob(blob, source, f'layer "{layer.name}": blob {index}')
         for index, blob in enumerate(layer.blobs)
     ]
     return _stored_layer(layer.name, layer.type, dict(enumerate(blobs)))
@@ -161,8 +140,8 @@ def write_caffemodel(
 ) -> None:
     """Write a weight file; HDF5 if `path` ends in .h5, else binary. It is whole or absent.
 
-    `net` is what `snapshot_net` returns; `blobs` (and `diffs`, for `snapshot_diff`) are each
-    layer's arrays in Caffe's order, of any float type, by layer name, or by the `keys` of the
+    `net` is what `converters.net.written` gives; `blobs` (and `diffs`, for `snapshot_diff`) are
+    each layer's arrays in Caffe's order, of any float type, by layer name, or by the `keys` of the
     layers of `net` where names do not tell them apart.
 
     Raises:
@@ -191,38 +170,6 @@ def write_caffemodel(
             )
 
 
-def snapshot_net(net: pb.NetParameter, phase: str, source: str = "") -> pb.NetParameter:
-    """The message, blobs aside, that Caffe's Net::ToProto writes for the filtered `net`.
-
-    Only the name and the layers remain; Splits are inserted, every layer has its phase ("TRAIN" or
-    "TEST"), losses their weight and BatchNorms the `param`s that freeze their statistics.
-
-    Raises:
-        NetError: as `insert_splits`; a BatchNorm whose `param` has another lr_mult than 0.
-    """
-    split = insert_splits(net, source)
-    written = pb.NetParameter(name=net.name, layer=split.layer)
-    for layer in written.layer:
-        if not layer.HasField("phase"):
-            layer.phase = pb.TRAIN if phase == "TRAIN" else pb.TEST
-        if layer.type in LOSS_TYPES and not layer.loss_weight:
-            layer.loss_weight.append(1)
-        if layer.type == "BatchNorm":
-            _freeze_statistics(layer, source or net.name)
-    return written
-
-
-def _freeze_statistics(layer: pb.LayerParameter, source: str) -> None:
-    for index, param in enumerate(layer.param):
-        if param.lr_mult != 0:
-            raise NetError(
-                f'{source}: layer "{layer.name}": param {index} of a BatchNorm must have '
-                f"lr_mult 0, not {param.lr_mult:g}"
-            )
-    while len(layer.param) < BATCHNORM_BLOBS:
-        layer.param.add(lr_mult=0)
-
-
 @dataclass(frozen=True)
 class _LayerReader:
     """The field numbers of one generation's layer message, and how its `type` is read."""
@@ -246,9 +193,10 @@ class _LayerReader:
                 yield from _V0_READER.read(file, field)
                 return
         blobs = [
-            file.blob(field, f'layer "{name}": blob {index}') for index, field in enumerate(stored)
+            decode_blob(file, field, f'layer "{name}": blob {index}')
+            for index, field in enumerate(stored)
         ]
-        if kind != _PADDING:
+        if kind != PADDING:
             yield _stored_layer(name, kind, dict(enumerate(blobs)))
 
 
@@ -265,7 +213,7 @@ def _v1_type_of(file: WireFile, field: Field) -> str:
 
 def _v0_type_of(file: WireFile, field: Field) -> str:
     kind = file.text(field)
-    known = kind if kind == _PADDING else v0_type(kind)
+    known = kind if kind == PADDING else v0_type(kind)
     if known is None:
         raise file.fail(f"unknown V0 layer type {kind!r}")
     return known

@@ -16,20 +16,10 @@ from typing import Any
 import numpy as np
 
 from converters.errors import SolverError
-from converters.formats.blob import (
-    BYTES,
-    VARINT,
-    FloatArray,
-    created_hdf5,
-    encode_blob,
-    import_h5py,
-    is_hdf5,
-    message_field,
-    opened_hdf5,
-    opened_wire,
-    write_chunks,
-)
+from converters.formats.blob import FloatArray, decode_blob, encode_blob
+from converters.formats.hdf5 import created_hdf5, import_h5py, is_hdf5, opened_hdf5
 from converters.formats.whole_files import written_beside
+from converters.formats.wire import BYTES, VARINT, message_field, opened_wire, write_chunks
 from converters.proto import caffe_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -72,7 +62,7 @@ def read_solverstate(path: str | Path) -> SolverState:
             elif field.number == _LEARNED_NET and field.wire == BYTES:
                 learned_net = file.text(field)
             elif field.number == _HISTORY and field.wire == BYTES:
-                history.append(file.blob(field, f"history {len(history)}").array)
+                history.append(decode_blob(file, field, f"history {len(history)}").array)
         if _ITER not in numbers:
             raise file.fail("not a solverstate: it has no iteration (is it a .caffemodel?)")
         if _CURRENT_STEP not in numbers:

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from converters.errors import NetError
 from converters.proto import caffe_pb2 as pb
+from converters.registry import Registry
 
 Filler = Callable[[Tensor, pb.FillerParameter], Tensor]
-FILLERS: dict[str, Filler] = {}
+FILLERS: Registry[Filler] = Registry("filler type")
 
 
 def fill(tensor: Tensor, filler: pb.FillerParameter, place: str) -> Tensor:
@@ -39,14 +40,6 @@ def fill(tensor: Tensor, filler: pb.FillerParameter, place: str) -> Tensor:
         ) from error
 
 
-def _register(name: str) -> Callable[[Filler], Filler]:
-    def add(function: Filler) -> Filler:
-        FILLERS[name] = function
-        return function
-
-    return add
-
-
 def _fan(tensor: Tensor, filler: pb.FillerParameter) -> float:
     """The number of values that variance_norm divides by."""
     count = tensor.numel()
@@ -59,17 +52,17 @@ def _fan(tensor: Tensor, filler: pb.FillerParameter) -> float:
     }[filler.variance_norm]
 
 
-@_register("constant")
+@FILLERS.add("constant")
 def _constant(tensor: Tensor, filler: pb.FillerParameter) -> Tensor:
     return tensor.fill_(filler.value)
 
 
-@_register("uniform")
+@FILLERS.add("uniform")
 def _uniform(tensor: Tensor, filler: pb.FillerParameter) -> Tensor:
     return tensor.uniform_(filler.min, filler.max)
 
 
-@_register("gaussian")
+@FILLERS.add("gaussian")
 def _gaussian(tensor: Tensor, filler: pb.FillerParameter) -> Tensor:
     """N(mean, std²); `sparse` keeps that many inputs per output on average, the others are 0."""
     tensor.normal_(filler.mean, filler.std)
@@ -79,25 +72,25 @@ def _gaussian(tensor: Tensor, filler: pb.FillerParameter) -> Tensor:
     return tensor
 
 
-@_register("positive_unitball")
+@FILLERS.add("positive_unitball")
 def _positive_unitball(tensor: Tensor, filler: pb.FillerParameter) -> Tensor:
     rows = tensor.uniform_(0, 1).view(tensor.shape[0], -1)
     rows.div_(rows.sum(1, keepdim=True))
     return tensor
 
 
-@_register("xavier")
+@FILLERS.add("xavier")
 def _xavier(tensor: Tensor, filler: pb.FillerParameter) -> Tensor:
     limit = math.sqrt(3 / _fan(tensor, filler))
     return tensor.uniform_(-limit, limit)
 
 
-@_register("msra")
+@FILLERS.add("msra")
 def _msra(tensor: Tensor, filler: pb.FillerParameter) -> Tensor:
     return tensor.normal_(0, math.sqrt(2 / _fan(tensor, filler)))
 
 
-@_register("bilinear")
+@FILLERS.add("bilinear")
 def _bilinear(tensor: Tensor, filler: pb.FillerParameter) -> Tensor:
     """(1 - |x/f - c|)·(1 - |y/f - c|), f = ceil(K/2), c = (K - 1)/(2f): upsampling by f."""
     if tensor.dim() != 4 or tensor.shape[2] != tensor.shape[3]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from converters.errors import DataError
+from converters.formats.blob import read_blob
 from converters.layers.registry import ENGINE, BlobSpec, Count, Family, Layer, LayerState, Shape
 from converters.proto import caffe_pb2 as pb
 
@@ -397,21 +398,13 @@ class InfogainLoss(_LabelLoss):
 
     def _read(self, source: str) -> list[float]:
         """The values of a `.binaryproto` file (a BlobProto of any shape)."""
-        from google.protobuf.message import DecodeError
-
         try:
-            blob = pb.BlobProto.FromString(self.environment.find(source).read_bytes())
-        except OSError as error:
+            matrix = read_blob(self.environment.find(source), DataError)
+        except DataError as error:
             raise DataError(
-                f'{self.environment.source}: layer "{self.name}": infogain matrix {source} '
-                f"cannot be read: {error.strerror}"
+                f'{self.environment.source}: layer "{self.name}": infogain matrix {error}'
             ) from error
-        except DecodeError as error:
-            raise DataError(
-                f'{self.environment.source}: layer "{self.name}": infogain matrix {source} '
-                "is not a BlobProto"
-            ) from error
-        return list(blob.double_data or blob.data)
+        return [float(value) for value in matrix.flat]
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         tops = self.shape_tops(bottoms, self.param.infogain_loss_param.axis)

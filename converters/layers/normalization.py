@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from converters.errors import NetError
 from converters.layers.registry import ENGINE, BlobSpec, Count, Family, Layer, LayerState, Shape
 from converters.proto import caffe_pb2 as pb
 
@@ -39,8 +40,15 @@ class BatchNorm(Layer):
                 one.lr_mult = one.decay_mult = 0
 
     @classmethod
-    def complete(cls, param: pb.LayerParameter) -> None:
+    def complete(cls, param: pb.LayerParameter, source: str) -> None:
         """A `param { lr_mult: 0 }` for each statistic."""
+        for index, one in enumerate(param.param):
+            if one.HasField("lr_mult") and one.lr_mult != 0:
+                raise NetError(
+                    f'{source}: layer "{param.name}": param {index} of a BatchNorm must have '
+                    f"lr_mult 0, not {one.lr_mult:g}"
+                )
+            one.lr_mult = 0
         while len(param.param) < cls.STATISTICS:
             param.param.add(lr_mult=0)
 

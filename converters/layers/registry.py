@@ -19,6 +19,7 @@ import numpy as np
 from converters.environment import Environment
 from converters.errors import NetError, ShapeError
 from converters.proto import caffe_pb2 as pb
+from converters.registry import Registry
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -141,8 +142,12 @@ class Layer:
         """Change what Caffe changes in an old file's layer of this type when it reads it."""
 
     @classmethod
-    def complete(cls, param: pb.LayerParameter) -> None:
-        """Write into `param` what Caffe's layer writes there when it is set up, for a snapshot."""
+    def complete(cls, param: pb.LayerParameter, source: str) -> None:
+        """Write into `param` what Caffe's layer writes there when it is set up, for a snapshot.
+
+        Raises:
+            NetError: Caffe's layer would refuse it; `source` names the file.
+        """
         if cls.is_loss and not param.loss_weight:
             param.loss_weight.append(1)
 
@@ -191,7 +196,7 @@ class Layer:
 
 
 LayerClass = TypeVar("LayerClass", bound=type[Layer])
-LAYERS: dict[str, type[Layer]] = {}
+LAYERS: Registry[type[Layer]] = Registry("layer type")
 
 
 class Family(NamedTuple):
@@ -207,10 +212,8 @@ class Family(NamedTuple):
         """
 
         def add(cls: LayerClass) -> LayerClass:
-            if type_name in LAYERS:
-                raise ValueError(f"layer type {type_name} is registered twice")
             cls.type, cls.params, cls.colour = type_name, params, self.colour
-            LAYERS[type_name] = cls
+            LAYERS.add(type_name)(cls)
             return cls
 
         return add

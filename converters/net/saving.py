@@ -11,8 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from converters.formats.caffemodel import snapshot_net, write_caffemodel
+from converters.formats.caffemodel import write_caffemodel
 from converters.net.caffe_net import CaffeNet
+from converters.net.written import snapshot_net
 from converters.proto import caffe_pb2 as pb
 
 

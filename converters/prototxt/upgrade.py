@@ -14,88 +14,11 @@ from typing import Any, NamedTuple
 from google.protobuf.message import Message
 
 from converters.errors import PrototxtError
+from converters.layers import LAYERS
 from converters.proto import caffe_pb2 as pb
+from converters.proto.legacy import PADDING, V0_TYPES, V1_TYPES
 
 log = logging.getLogger(__name__)
-
-# V1 enum name -> V2 type.
-V1_TYPES = {
-    "NONE": "",
-    "ABSVAL": "AbsVal",
-    "ACCURACY": "Accuracy",
-    "ARGMAX": "ArgMax",
-    "BNLL": "BNLL",
-    "CONCAT": "Concat",
-    "CONTRASTIVE_LOSS": "ContrastiveLoss",
-    "CONVOLUTION": "Convolution",
-    "DATA": "Data",
-    "DECONVOLUTION": "Deconvolution",
-    "DROPOUT": "Dropout",
-    "DUMMY_DATA": "DummyData",
-    "EUCLIDEAN_LOSS": "EuclideanLoss",
-    "ELTWISE": "Eltwise",
-    "EXP": "Exp",
-    "FLATTEN": "Flatten",
-    "HDF5_DATA": "HDF5Data",
-    "HDF5_OUTPUT": "HDF5Output",
-    "HINGE_LOSS": "HingeLoss",
-    "IM2COL": "Im2col",
-    "IMAGE_DATA": "ImageData",
-    "INFOGAIN_LOSS": "InfogainLoss",
-    "INNER_PRODUCT": "InnerProduct",
-    "LRN": "LRN",
-    "MEMORY_DATA": "MemoryData",
-    "MULTINOMIAL_LOGISTIC_LOSS": "MultinomialLogisticLoss",
-    "MVN": "MVN",
-    "POOLING": "Pooling",
-    "POWER": "Power",
-    "RELU": "ReLU",
-    "SIGMOID": "Sigmoid",
-    "SIGMOID_CROSS_ENTROPY_LOSS": "SigmoidCrossEntropyLoss",
-    "SILENCE": "Silence",
-    "SLICE": "Slice",
-    "SOFTMAX": "Softmax",
-    "SOFTMAX_LOSS": "SoftmaxWithLoss",
-    "SPLIT": "Split",
-    "TANH": "TanH",
-    "THRESHOLD": "Threshold",
-    "WINDOW_DATA": "WindowData",
-}
-
-
-class V0Type(NamedTuple):
-    """What a V0 type name became: a V1 enum name and the message that holds its settings."""
-
-    v1: str
-    settings: str = ""
-
-
-V0_TYPES = {
-    "accuracy": V0Type("ACCURACY"),
-    "bnll": V0Type("BNLL"),
-    "concat": V0Type("CONCAT", "concat_param"),
-    "conv": V0Type("CONVOLUTION", "convolution_param"),
-    "data": V0Type("DATA", "data_param"),
-    "dropout": V0Type("DROPOUT", "dropout_param"),
-    "euclidean_loss": V0Type("EUCLIDEAN_LOSS"),
-    "flatten": V0Type("FLATTEN"),
-    "hdf5_data": V0Type("HDF5_DATA", "hdf5_data_param"),
-    "hdf5_output": V0Type("HDF5_OUTPUT", "hdf5_output_param"),
-    "im2col": V0Type("IM2COL"),
-    "images": V0Type("IMAGE_DATA", "image_data_param"),
-    "infogain_loss": V0Type("INFOGAIN_LOSS", "infogain_loss_param"),
-    "innerproduct": V0Type("INNER_PRODUCT", "inner_product_param"),
-    "lrn": V0Type("LRN", "lrn_param"),
-    "multinomial_logistic_loss": V0Type("MULTINOMIAL_LOGISTIC_LOSS"),
-    "pool": V0Type("POOLING", "pooling_param"),
-    "relu": V0Type("RELU"),
-    "sigmoid": V0Type("SIGMOID"),
-    "softmax": V0Type("SOFTMAX"),
-    "softmax_loss": V0Type("SOFTMAX_LOSS"),
-    "split": V0Type("SPLIT"),
-    "tanh": V0Type("TANH"),
-    "window_data": V0Type("WINDOW_DATA", "window_data_param"),
-}
 
 
 class V0Field(NamedTuple):
@@ -188,7 +111,9 @@ def upgrade_net(net: pb.NetParameter, source: str) -> pb.NetParameter:
     _move_transforms(upgraded)
     _upgrade_v1(upgraded, source)
     _upgrade_inputs(upgraded, source)
-    _zero_batchnorm_multipliers(upgraded)
+    for layer in upgraded.layer:
+        if layer.type in LAYERS:
+            LAYERS[layer.type].upgrade(layer)
     return upgraded
 
 
@@ -213,17 +138,6 @@ def upgrade_solver(solver: pb.SolverParameter, source: str) -> pb.SolverParamete
     return upgraded
 
 
-def v1_type(number: int) -> str | None:
-    """The V2 type of a V1 enum value, None if there is no such value."""
-    names = pb.V1LayerParameter.LayerType
-    return V1_TYPES[names.Name(number)] if number in names.values() else None
-
-
-def v0_type(name: str) -> str | None:
-    """The V2 type of a V0 type name, None if there is no such type."""
-    return V1_TYPES[V0_TYPES[name].v1] if name in V0_TYPES else None
-
-
 def _upgrade_v0(net: pb.NetParameter, source: str) -> pb.NetParameter:
     upgraded = pb.NetParameter()
     # Caffe carries over these fields of a V0 net and no others.
@@ -241,7 +155,7 @@ def _fold_padding(net: pb.NetParameter, source: str) -> list[pb.V1LayerParameter
     for layer in net.layers:
         changed = pb.V1LayerParameter()
         changed.CopyFrom(layer)
-        if layer.layer.type != "padding":
+        if layer.layer.type != PADDING:
             kept.append(changed)
         for index, blob in enumerate(layer.bottom):
             place = f'{source}: layer "{_v1_name(layer)}": bottom "{blob}"'
@@ -249,7 +163,7 @@ def _fold_padding(net: pb.NetParameter, source: str) -> list[pb.V1LayerParameter
                 known = ", ".join(producer) or "none"
                 raise PrototxtError(f"{place} is not a blob of an earlier layer ({known})")
             padding = producer[blob]
-            if padding is None or padding.layer.type != "padding":
+            if padding is None or padding.layer.type != PADDING:
                 continue
             if layer.layer.type not in ("conv", "pool"):
                 raise PrototxtError(
@@ -358,14 +272,6 @@ def _upgrade_inputs(net: pb.NetParameter, source: str) -> None:
         net.layer.extend(layers)
     for field in ("input", "input_shape", "input_dim"):
         net.ClearField(field)
-
-
-def _zero_batchnorm_multipliers(net: pb.NetParameter) -> None:
-    for layer in net.layer:
-        if layer.type == "BatchNorm" and len(layer.param) == 3:
-            for param in layer.param:
-                param.lr_mult = 0
-                param.decay_mult = 0
 
 
 def _v1_name(layer: pb.V1LayerParameter) -> str:

@@ -1,21 +1,10 @@
 """What data layers read, a file per layer type: records, images by list, windows, rows, arrays.
 
-`reader` says what they share, `converters.readers.transform` does what `transform_param` says, and
-`gmnet_pt.solver.batches` turns the batches into tensors.
+`reader` says what they share and finds them, `converters.readers.transform` does what
+`transform_param` says, and `gmnet_pt.solver.batches` turns the batches into tensors.
 """
 
-from converters.readers import database, hdf5, image_list, memory, window
 from converters.readers.memory import MemoryReader
 from converters.readers.reader import Arrays, Reader, open_reader
 
-__all__ = [
-    "Arrays",
-    "MemoryReader",
-    "Reader",
-    "database",
-    "hdf5",
-    "image_list",
-    "memory",
-    "open_reader",
-    "window",
-]
+__all__ = ["Arrays", "MemoryReader", "Reader", "open_reader"]

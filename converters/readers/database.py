@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.errors import DataError
-from converters.readers.reader import Reader, Shape, reads
+from converters.readers.reader import READERS, Reader, Shape
 from converters.readers.transform import Images
 from converters.records.datum import RecordError, decode_images
 from converters.records.images import Buffer
 from converters.records.lmdb_reader import DATA_FILE, LmdbReader, key_text
 
 
-@reads("Data")
+@READERS.add("Data")
 class DatabaseReader(Reader):
     """Records of an LMDB in key order, wrapping around mid-batch. Source: layers/data_layer.cpp."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.errors import MissingExtraError
-from converters.readers.reader import Reader, Shape, reads
+from converters.environment import find_file
+from converters.formats.hdf5 import import_h5py
+from converters.readers.reader import READERS, Reader, Shape
 
 
-@reads("HDF5Data")
+@READERS.add("HDF5Data")
 class Hdf5Reader(Reader):
     """Rows of the datasets named like the tops, file after file. Source: hdf5_data_layer.cpp."""
 
@@ -22,11 +24,14 @@ class Hdf5Reader(Reader):
         self.batch_size = self.positive("batch_size", param.batch_size)
         if self.param.HasField("transform_param"):
             raise self.fail("takes no transform_param")
-        names = self.list_text(param.source).split()
+        listed = self.find(param.source)
+        try:
+            names = [os.fsdecode(name) for name in listed.read_bytes().split()]
+        except OSError as error:
+            raise self.fail(f"list {param.source} cannot be read: {error.strerror}") from error
         if not names:
             raise self.fail(f"list {param.source} is empty")
-        beside = self.find(param.source).parent
-        self.files = [p if (p := self.find(name)).exists() else beside / name for name in names]
+        self.files = [find_file(self.find(name), listed.parent) for name in names]
         # Rows read so far are in `position`; the file's place in its order is `file`.
         self.file = 0
         self._loaded: Path | None = None
@@ -39,10 +44,7 @@ class Hdf5Reader(Reader):
         self._load()
 
     def _load(self) -> None:
-        try:
-            import h5py
-        except ImportError as error:
-            raise MissingExtraError("h5py", "hdf5", "HDF5Data") from error
+        h5py = import_h5py("HDF5Data")
         path = self.files[self._file_order[self.file]]
         if path != self._loaded:
             try:

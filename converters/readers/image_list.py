@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.readers.reader import Reader, Shape, reads
+from converters.errors import DataError
+from converters.readers.reader import READERS, Reader, Shape
+from converters.records.image_list import read_image_list
 from converters.records.images import decode, opencv, planes
 
 
@@ -28,7 +32,7 @@ class ImageFileReader(Reader):
         return pixels
 
 
-@reads("ImageData")
+@READERS.add("ImageData")
 class ImageListReader(ImageFileReader):
     """Images named in a list of `NAME LABEL` lines. Source: layers/image_data_layer.cpp."""
 
@@ -37,8 +41,12 @@ class ImageListReader(ImageFileReader):
         self.batch_size = self.positive("batch_size", param.batch_size)
         if (param.new_height == 0) != (param.new_width == 0):
             raise self.fail("give both new_height and new_width, or neither")
-        lines = self.list_text(param.source).splitlines()
-        self.lines = [self._parse(line) for line in lines if line.strip()]
+        try:
+            listed = read_image_list(self.find(param.source))
+        except DataError as error:
+            raise self.fail(f"list {error}") from error
+        # A blank line has no name; Caffe would stop when its turn comes.
+        self.lines = [(os.fsdecode(name), label) for name, label in zip(*listed) if name]
         if not self.lines:
             raise self.fail(f"list {param.source} is empty")
         if param.rand_skip:
@@ -49,13 +57,6 @@ class ImageListReader(ImageFileReader):
                     f"{param.source}"
                 )
         self.reopen()
-
-    def _parse(self, line: str) -> tuple[str, int]:
-        name, _, label = line.strip().rpartition(" ")
-        try:
-            return name, int(label)
-        except ValueError as error:
-            raise self.fail(f"line {line!r} of the list is not `NAME LABEL`") from error
 
     def reopen(self) -> None:
         count = len(self.lines)

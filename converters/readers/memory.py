@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.readers.reader import Reader, Shape, reads
+from converters.readers.reader import READERS, Reader, Shape
 
 
-@reads("MemoryData")
+@READERS.add("MemoryData")
 class MemoryReader(Reader):
     """Arrays that the caller adds, in turn. Source: Caffe layers/memory_data_layer.cpp."""
 
@@ -28,7 +28,7 @@ class MemoryReader(Reader):
         self._labels = np.zeros(0, np.float32)
 
     def reopen(self) -> None:
-        self._restored = True
+        self._restored = self.epoch > 0  # else nothing had been added
 
     def shapes(self) -> list[Shape]:
         return [(self.batch_size, *self.shape), (self.batch_size,)]

@@ -8,8 +8,8 @@ goes on exactly.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from converters.environment import Environment
 from converters.errors import CaffeError, DataError
 from converters.proto import caffe_pb2 as pb
 from converters.readers.transform import Transform
+from converters.registry import Registry
 
 Arrays = dict[str, NDArray[np.float32]]
 Shape = tuple[int, ...]
@@ -55,8 +56,18 @@ class Reader:
         raise NotImplementedError
 
     def next(self) -> Arrays:
-        """The next batch by top name."""
-        arrays = self.read()
+        """The next batch by top name.
+
+        Raises:
+            CaffeError: a damaged record, file or image. Nothing has moved then: the same batch is
+                next, and fails again unless what it reads was mended.
+        """
+        before = self.state()
+        try:
+            arrays = self.read()
+        except BaseException:  # an interruption too
+            self.restore(before)
+            raise
         self.batch += 1
         return dict(zip(self.param.top, arrays))
 
@@ -86,13 +97,6 @@ class Reader:
         """An error about this layer."""
         return DataError(f'{self.source}: layer "{self.param.name}" ({self.param.type}): {message}')
 
-    def list_text(self, source: str) -> str:
-        """The text of a list of files."""
-        try:
-            return self.find(source).read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise self.fail(f"list {source} cannot be read: {error}") from error
-
     def random(self, purpose: int) -> np.random.Generator:
         """The generator of this batch (purpose 0) or this epoch (1)."""
         number = self.epoch if purpose else self.batch
@@ -105,20 +109,7 @@ class Reader:
         return value
 
 
-ReaderClass = TypeVar("ReaderClass", bound=type[Reader])
-READERS: dict[str, type[Reader]] = {}
-
-
-def reads(type_name: str) -> Callable[[ReaderClass], ReaderClass]:
-    """Register a reader class for a layer type; raises ValueError if there is one already."""
-
-    def add(cls: ReaderClass) -> ReaderClass:
-        if type_name in READERS:
-            raise ValueError(f"two readers for layer type {type_name}")
-        READERS[type_name] = cls
-        return cls
-
-    return add
+READERS: Registry[type[Reader]] = Registry("reader", "converters.readers")
 
 
 def open_reader(

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from converters.errors import DataError
 from converters.readers.image_list import ImageFileReader
-from converters.readers.reader import Shape, reads
+from converters.readers.reader import READERS, Shape
 from converters.records.images import opencv, planes
 
 Value = TypeVar("Value")
@@ -233,7 +233,7 @@ def _round(value: np.float32) -> int:
     return int(np.copysign(np.floor(abs(np.float64(value)) + 0.5), value))
 
 
-@reads("WindowData")
+@READERS.add("WindowData")
 class WindowReader(ImageFileReader):
     """Random windows, `fg_fraction` of each batch foreground, at its end."""
 

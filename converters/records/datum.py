@@ -1,8 +1,8 @@
 """One record of a database: Caffe's Datum message, encoded and decoded as bytes.
 
 A record holds one image and its label. This is its layout, the same bytes that Caffe's tools write
-(protobuf's wire format: each field is its tag byte, then a varint or a length and bytes; integers
-are little-endian base-128 varints):
+(protobuf's wire format, `converters.formats.wire`: each field is its tag byte, then a varint or a
+length and bytes):
 
     08 channels   10 height   18 width   22 length data   28 label   [38 encoded]
 
@@ -10,7 +10,7 @@ The MNIST and CIFAR tools leave `encoded` out, `convert_imageset` writes `38 00`
 compressed image is `22 length data 28 label 38 01`. The label is always written, except beside
 float data: `08 channels 10 height 18 width`, then `35` and four bytes a value. Whatever else a
 Datum may hold (float_data, other orders) is decoded through protobuf.
-`converters.records.lmdb_reader` stores the records, `converters.records.imageset` and
+`converters.records.lmdb_writer` stores the records, `converters.records.imageset` and
 `converters.datasets` make them.
 """
 
@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.errors import DataError
+from converters.formats.wire import decode_varint, encode_varint
 from converters.records.images import Buffer, Pixels, decode, planes
 
 # Tag bytes: field number << 3 | wire type (0 varint, 2 length and bytes, 5 four bytes).
@@ -72,51 +73,28 @@ class Batch(NamedTuple):
     labels: NDArray[np.int32]
 
 
-# ---------------------------------------------------------------- varints
-
-
-def _varint(value: int) -> bytes:
-    value &= (1 << 64) - 1  # a negative int32 takes ten bytes, sign-extended
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
-
-
-def _read_varint(record: Buffer, offset: int) -> tuple[int, int]:
-    """The int32 at `offset` and the offset behind it; IndexError if it has no end."""
-    byte = record[offset]
-    offset += 1
-    if byte < 0x80:
-        return byte, offset
-    value, shift = byte & 0x7F, 7
-    while byte > 0x7F:
-        if shift > 63:
-            raise IndexError("a varint has at most ten bytes")
-        byte = record[offset]
-        value |= (byte & 0x7F) << shift
-        offset, shift = offset + 1, shift + 7
-    value &= 0xFFFFFFFF
-    return value - (1 << 32) if value >> 31 else value, offset
-
-
 # ---------------------------------------------------------------- encode
 
 
 def _sizes(shape: tuple[int, ...]) -> bytes:
     channels, height, width = shape
-    return b"\x08" + _varint(channels) + b"\x10" + _varint(height) + b"\x18" + _varint(width)
+    return (
+        b"\x08"
+        + encode_varint(channels)
+        + b"\x10"
+        + encode_varint(height)
+        + b"\x18"
+        + encode_varint(width)
+    )
 
 
 def _prefix(shape: tuple[int, ...]) -> bytes:
-    return _sizes(shape) + b"\x22" + _varint(math.prod(shape))
+    return _sizes(shape) + b"\x22" + encode_varint(math.prod(shape))
 
 
 def encode_datum(pixels: Pixels, label: int, write_encoded: bool = False) -> bytes:
     """One record of raw `pixels` (C, H, W) uint8; `write_encoded` adds `encoded: false`."""
-    tail = b"\x28" + _varint(int(label)) + (b"\x38\x00" if write_encoded else b"")
+    tail = b"\x28" + encode_varint(int(label)) + (b"\x38\x00" if write_encoded else b"")
     return _prefix(pixels.shape) + pixels.tobytes() + tail
 
 
@@ -130,7 +108,14 @@ def encode_floats(values: NDArray[np.float32]) -> bytes:
 
 def encode_image(image: bytes, label: int) -> bytes:
     """One record of a compressed `image` (the bytes of a JPEG or PNG file)."""
-    return b"\x22" + _varint(len(image)) + image + b"\x28" + _varint(int(label)) + b"\x38\x01"
+    return (
+        b"\x22"
+        + encode_varint(len(image))
+        + image
+        + b"\x28"
+        + encode_varint(int(label))
+        + b"\x38\x01"
+    )
 
 
 def encode_batch(pixels: Pixels, labels: NDArray[Any]) -> list[Buffer]:
@@ -168,16 +153,16 @@ def decode_datum(record: Buffer) -> Datum:
         while offset < end:
             tag = record[offset]
             if tag == DATA:
-                length, start = _read_varint(record, offset + 1)
+                length, start = decode_varint(record, offset + 1, 32)
                 offset = start + length
                 if length < 0 or offset > end:
                     return _decode_by_protobuf(record)
                 data = memoryview(record)[start:offset]
             elif tag in fields:
-                fields[tag], offset = _read_varint(record, offset + 1)
+                fields[tag], offset = decode_varint(record, offset + 1, 32)
             else:
                 return _decode_by_protobuf(record)
-    except IndexError:
+    except (IndexError, ValueError):
         return _decode_by_protobuf(record)
     return Datum(
         fields[CHANNELS],
@@ -278,9 +263,9 @@ def _layout(record: Buffer) -> tuple[tuple[int, int, int], int, int] | None:
         for tag in (CHANNELS, HEIGHT, WIDTH, DATA):
             if record[offset] != tag:
                 return None
-            value, offset = _read_varint(record, offset + 1)
+            value, offset = decode_varint(record, offset + 1, 32)
             shape.append(value)
-    except IndexError:
+    except (IndexError, ValueError):
         return None
     length = shape.pop()
     stop = offset + length

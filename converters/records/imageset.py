@@ -1,12 +1,8 @@
-"""Databases from lists of image files, as Caffe's convert_imageset makes them.
-
-A list has a line `NAME LABEL` for each image; the label is what follows the last space.
-"""
+"""Databases from lists of image files (`image_list`), as Caffe's convert_imageset makes them."""
 
 from __future__ import annotations
 
-import re
-import sys
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -16,22 +12,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.command_line.progress import progress
 from converters.errors import DataError
 from converters.records.datum import describe, encode_datum, encode_image
+from converters.records.image_list import ImageList, read_image_list
 from converters.records.images import decode, opencv, planes
-from converters.records.lmdb_reader import create_lmdb
+from converters.records.lmdb_writer import create_lmdb
+from converters.reporting import SILENT, Reporter
 
 # Images that a thread decodes at once, as handing over small ones singly takes longer than decoding
 # them; and such tasks before their records are written.
 _TASK, _TASKS = 8, 8
-
-
-class ImageList(NamedTuple):
-    """Names (bytes, relative to a root folder) and labels, line by line."""
-
-    names: list[bytes]
-    labels: list[int]
 
 
 class Size(NamedTuple):
@@ -66,43 +56,18 @@ class _Record(NamedTuple):
     shape: str
 
 
-def read_list(path: str | Path) -> ImageList:
-    """Read a list of images.
-
-    An empty line counts, as in Caffe, as an image that cannot be read.
-
-    Raises:
-        DataError: the file is missing, or a line has no label: `list.txt:3: …`.
-    """
-    try:
-        lines = Path(path).read_bytes().split(b"\n")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    if lines[-1] == b"":
-        lines.pop()
-    names, labels = [], []
-    for number, line in enumerate(lines, 1):
-        name, _, label = line.rpartition(b" ")
-        match = re.fullmatch(rb"([+-]?\d+)\r?", label)
-        if not match and line.strip():
-            text = line.decode("utf-8", "backslashreplace")
-            raise DataError(f"{path}:{number}: {text!r} has no label; a line is NAME LABEL")
-        names.append(name)
-        labels.append(int(match[1]) if match else 0)
-    return ImageList(names, labels)
-
-
 def convert_imageset(
     root: str | Path,
     list_file: str | Path,
     out: str | Path,
     settings: Settings = DEFAULT,
     force: bool = False,
+    reporter: Reporter = SILENT,
 ) -> Imported:
     """Write the images of a list to a new LMDB under keys `%08d_NAME`.
 
     The number counts the list's lines, after shuffling, those included that cannot be read (they
-    are named on stderr and left out). Pixels are BGR planes (C, H, W) as OpenCV decodes them,
+    are left out, and `reporter` is told). Pixels are BGR planes (C, H, W) as OpenCV decodes them,
     resized bilinearly; with `encoded` the file's own bytes are kept unless it is resized.
 
     Raises:
@@ -110,7 +75,7 @@ def convert_imageset(
         OutputError: `out` exists or cannot be written.
         MissingExtraError: OpenCV is not installed.
     """
-    images = read_list(list_file)
+    images = read_image_list(list_file)
     order = np.arange(len(images.names))
     if settings.shuffle is not None:
         order = np.random.RandomState(settings.shuffle).permutation(len(order))
@@ -119,16 +84,17 @@ def convert_imageset(
     first_shape = ""
     with create_lmdb(out, force, expected=len(order)) as writer:
         records = _read_all(folder, images, order.tolist(), settings)
-        for number, record in enumerate(progress(records, str(out), len(order), "images")):
+        shown = reporter.progress(records, str(out), len(order), "images")
+        for number, record in enumerate(shown):
             name = images.names[order[number]]
             if record is None:
-                unreadable.append(_text(name))
-                print(f"{folder}/{_text(name)}: not a readable image, left out", file=sys.stderr)
+                unreadable.append(os.fsdecode(name))
+                reporter.note(f"{folder}/{os.fsdecode(name)}: not a readable image, left out")
                 continue
             first_shape = first_shape or record.shape
             if settings.check_size and record.shape != first_shape:
                 raise DataError(
-                    f"{folder}/{_text(name)}: is {record.shape}, the images before it "
+                    f"{folder}/{os.fsdecode(name)}: is {record.shape}, the images before it "
                     f"{first_shape}; give --resize, or leave --check-size out"
                 )
             writer.put(b"%08d_%b" % (number, name), record.value)
@@ -145,7 +111,7 @@ def _read_all(
 
     def read(start: int) -> list[_Record | None]:
         return [
-            _read_image(f"{folder}/{_text(images.names[row])}", images.labels[row], settings)
+            _read_image(f"{folder}/{os.fsdecode(images.names[row])}", images.labels[row], settings)
             for row in order[start : start + _TASK]
         ]
 
@@ -186,7 +152,3 @@ def _compress(pixels: NDArray[Any], path: str) -> bytes:
     if not done:
         raise DataError(f"{path}: {suffix or 'no suffix'!r} is no image format to compress to")
     return bytes(buffer)
-
-
-def _text(name: bytes) -> str:
-    return name.decode("utf-8", "surrogateescape")

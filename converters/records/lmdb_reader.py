@@ -1,199 +1,36 @@
-"""LMDB databases: written whole or not at all, and read in key order.
+"""LMDB databases read in key order, from any position.
 
-`create_lmdb` writes beside the final name and renames at the end; `LmdbReader` reads in key order,
-from any position, and detects a truncated file before LMDB would die of it (SIGBUS). The records
-themselves are `converters.records.datum`'s. A database is a folder with a `data.mdb`; no lock file
-is made or needed: readers never write, and a build works on a file that nobody else knows yet.
+A truncated file is detected before LMDB would die of it (SIGBUS). The records themselves are
+`converters.records.datum`'s; `converters.records.lmdb_writer` writes. A database is a folder with a
+`data.mdb`; no lock file is made or needed, as readers never write.
 """
 
 from __future__ import annotations
 
-import operator
-import os
-import shutil
 import struct
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
 import lmdb
 
-from converters.errors import DataError, OutputError
-from converters.formats.whole_files import written_beside
+from converters.errors import DataError
 from converters.records.datum import Batch, RecordError, decode_batch
 from converters.records.images import Buffer
 
 DATA_FILE = "data.mdb"
-RECORDS_PER_COMMIT = 1000  # as Caffe's tools
-BYTES_PER_COMMIT = 16 << 20  # large records are committed earlier: memory stays flat
-FIRST_MAP_SIZE = 64 << 20
 LONGEST_KEY = 511  # LMDB's own limit
+BLOCK = 1000  # records that `once` decodes together
 
 
 def key_text(key: bytes) -> str:
     """A key as messages show it."""
     return key.decode("utf-8", "backslashreplace")
-
-
-# ---------------------------------------------------------------- writing
-
-
-class LmdbWriter:
-    """Appends records in key order to a database that `create_lmdb` opened."""
-
-    def __init__(self, file: Path, final: Path, expected: int | None, map_size: int) -> None:
-        self.records = 0
-        self._final = final
-        self._expected = expected
-        self._waiting: list[tuple[bytes, Buffer]] = []
-        self._waiting_bytes = 0
-        self._last_key = b""
-        # Nothing is synced until the end: the file has no name that anybody would open.
-        self._env = lmdb.open(
-            str(file), subdir=False, lock=False, sync=False, meminit=False, map_size=map_size
-        )
-
-    def put(self, key: bytes, value: Buffer) -> None:
-        """Append one record.
-
-        Raises:
-            DataError: the key does not follow the one before it, or is too long for LMDB.
-            OutputError: the disk is full.
-        """
-        self.put_all([key], [value])
-
-    def put_all(self, keys: Sequence[bytes], values: Sequence[Buffer]) -> None:
-        """Append a block of records, checked and handed over together; as `put`, but faster.
-
-        The values must not change until they are written: at the latest when the database closes.
-        """
-        if len(keys) != len(values):
-            raise ValueError(f"{len(keys)} keys for {len(values)} values")
-        ascend = all(map(operator.lt, chain((self._last_key,), keys), keys))
-        if not ascend or max(map(len, keys), default=0) > LONGEST_KEY:
-            raise self._key_error(keys)
-        if keys:
-            self._last_key = keys[-1]
-        self._waiting.extend(zip(keys, values, strict=True))
-        self._waiting_bytes += sum(map(len, keys)) + sum(map(len, values))
-        if len(self._waiting) >= RECORDS_PER_COMMIT or self._waiting_bytes >= BYTES_PER_COMMIT:
-            self._commit()
-
-    def finish(self) -> None:
-        """Write what is waiting, and wait until the disk has it."""
-        try:
-            self._commit()
-            self._env.sync(True)
-        except lmdb.Error as error:
-            raise self._full(error) from error
-
-    def close(self) -> None:
-        """Release the file; a second call does nothing."""
-        self._env.close()
-
-    def _commit(self) -> None:
-        while True:
-            try:
-                with self._env.begin(write=True) as transaction:
-                    transaction.cursor().putmulti(self._waiting, append=True)
-                break
-            except lmdb.MapFullError:
-                self._env.set_mapsize(2 * self._env.info()["map_size"])
-            except lmdb.Error as error:
-                raise self._full(error) from error
-        self.records += len(self._waiting)
-        self._waiting, self._waiting_bytes = [], 0
-
-    def _key_error(self, keys: Sequence[bytes]) -> DataError:
-        """Which of `keys` cannot be appended, and why."""
-        for last, key in zip(chain((self._last_key,), keys), keys, strict=False):
-            if len(key) > LONGEST_KEY:
-                return DataError(
-                    f"{self._final}: key {key_text(key)!r} has {len(key)} bytes, LMDB takes at "
-                    f"most {LONGEST_KEY}"
-                )
-            if not last < key:
-                break
-        return DataError(
-            f"{self._final}: key {key_text(key)!r} must sort after the last one, {key_text(last)!r}"
-        )
-
-    def _full(self, error: lmdb.Error) -> OutputError:
-        """LMDB says ENOSPC, EFBIG or, after a short write, EIO: give the two numbers anyway."""
-        expected = max(self._expected or 0, self.records + len(self._waiting))
-        if self.records:
-            info = self._env.info()
-            written = (info["last_pgno"] + 1) * self._env.stat()["psize"]
-            needed = written * expected // self.records
-        else:
-            needed = self._waiting_bytes * expected // max(len(self._waiting), 1)
-        free = shutil.disk_usage(self._final.parent).free
-        reason = "the disk is full" if free < needed else f"cannot be written ({error})"
-        about = "about" if self._expected else "more than"
-        return OutputError(
-            f"{self._final}: {reason}: {about} {needed} bytes are needed, {free} are free"
-        )
-
-
-@contextmanager
-def create_lmdb(
-    path: str | Path,
-    force: bool = False,
-    expected: int | None = None,
-    map_size: int = FIRST_MAP_SIZE,
-) -> Iterator[LmdbWriter]:
-    """Open a new database for writing; it appears under `path` when the block succeeds, whole.
-
-    `expected` is the number of records to come, for the message about a full disk. With `force` an
-    existing database is replaced in one step; anything else at `path` is never touched.
-
-    Raises:
-        OutputError: `path` exists, cannot be written, or the disk is full.
-    """
-    final = Path(path)
-    check_target(final, force)
-    replaced = (final / DATA_FILE).is_file()
-    # Replacing the file inside the folder is one atomic step; replacing a full folder is not.
-    with written_beside(final / DATA_FILE if replaced else final) as partial:
-        if not replaced:
-            partial.mkdir()
-        file = partial if replaced else partial / DATA_FILE
-        try:
-            writer = LmdbWriter(file, final, expected, map_size)
-        except lmdb.Error as error:
-            raise OutputError(f"{final}: cannot be written: {error}") from error
-        try:
-            yield writer
-            writer.finish()
-        finally:
-            writer.close()
-        # Another build may have been faster.
-        check_target(final, force)
-        if replaced:
-            # It describes the readers of the old file.
-            (final / "lock.mdb").unlink(missing_ok=True)
-
-
-def check_target(path: str | Path, force: bool = False) -> None:
-    """Refuse a target that `create_lmdb` would refuse, before any work is done.
-
-    Raises:
-        OutputError: something exists there (with `force`: something that is no LMDB).
-    """
-    path = Path(path)
-    if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
-        return
-    if not (path / DATA_FILE).is_file():
-        raise OutputError(f"{path}: exists and is no LMDB; remove it or choose another name")
-    if not force:
-        raise OutputError(f"{path}: exists; --force replaces it")
-
-
-# ---------------------------------------------------------------- reading
 
 
 class _Meta(NamedTuple):
@@ -278,26 +115,36 @@ def check_lmdb(path: str | Path) -> None:
 
 
 class _Environments:
-    """Open databases by file identity: py-lmdb refuses to open one twice in a process."""
+    """Open databases by file identity: py-lmdb refuses to open one twice in a process.
+
+    The lock is one that a thread may take twice: a reader can be collected while another opens.
+    """
 
     def __init__(self) -> None:
         self._open: dict[tuple[int, int], tuple[Any, int]] = {}
+        self._lock = threading.RLock()
 
     def acquire(self, file: Path) -> tuple[tuple[int, int], Any]:
         status = file.stat()
         identity = (status.st_dev, status.st_ino)
-        env, users = self._open.get(identity, (None, 0))
-        if env is None:
-            env = lmdb.open(str(file), subdir=False, readonly=True, lock=False, max_readers=1024)
-        self._open[identity] = (env, users + 1)
+        with self._lock:
+            if identity not in self._open:
+                self._open[identity] = (_open_environment(file), 0)
+            env, users = self._open[identity]
+            self._open[identity] = (env, users + 1)
         return identity, env
 
     def release(self, identity: tuple[int, int]) -> None:
-        env, users = self._open.pop(identity)
-        if users > 1:
-            self._open[identity] = (env, users - 1)
-        else:
-            env.close()
+        with self._lock:
+            env, users = self._open.pop(identity)
+            if users > 1:
+                self._open[identity] = (env, users - 1)
+            else:
+                env.close()
+
+
+def _open_environment(file: Path) -> Any:
+    return lmdb.open(str(file), subdir=False, readonly=True, lock=False, max_readers=1024)
 
 
 _environments = _Environments()
@@ -363,7 +210,7 @@ class LmdbReader:
                 yield from cursor.iternext(keys=False)
                 cursor.first()
 
-    def once(self, size: int = RECORDS_PER_COMMIT) -> Iterator[Batch]:
+    def once(self, size: int = BLOCK) -> Iterator[Batch]:
         """All records in batches of `size`, the last one shorter; raises as `batches`."""
         values = islice(self.values(), self._length)
         position = 0

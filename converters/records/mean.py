@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.errors import DataError
+from converters.formats.blob import encode_blob, read_blob
 from converters.formats.whole_files import written_beside
-from converters.proto import caffe_pb2 as pb
+from converters.formats.wire import write_chunks
 from converters.records.datum import describe
 
 _EXACT = 1 << 24  # below it, float32 sums of bytes are exact in any order
@@ -76,11 +77,8 @@ def write_mean(path: str | Path, mean: NDArray[np.float32]) -> None:
     Raises:
         OutputError: `path` cannot be written.
     """
-    channels, height, width = mean.shape
-    blob = pb.BlobProto(num=1, channels=channels, height=height, width=width)
-    blob.data.extend(mean.ravel().tolist())
-    with written_beside(path) as partial:
-        partial.write_bytes(blob.SerializeToString())
+    with written_beside(path) as partial, open(partial, "wb") as file:
+        write_chunks(file, encode_blob(mean, legacy=True))
 
 
 def read_mean(path: str | Path) -> NDArray[np.float32]:
@@ -89,18 +87,10 @@ def read_mean(path: str | Path) -> NDArray[np.float32]:
     Raises:
         DataError: no such file, or it holds no mean image.
     """
-    from google.protobuf.message import DecodeError
-
-    try:
-        blob = pb.BlobProto.FromString(Path(path).read_bytes())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    except DecodeError as error:
-        raise DataError(f"{path}: not a mean file (a BlobProto)") from error
-    shape = tuple(blob.shape.dim) or (blob.num, blob.channels, blob.height, blob.width)
-    values = np.array(blob.data or blob.double_data, np.float32)
-    if len(shape) < 3 or values.size == 0 or values.size != np.prod(shape[-3:]):
+    array = read_blob(path, DataError, "mean file (a BlobProto)")
+    shape = array.shape[-3:]
+    if len(shape) < 3 or array.size == 0 or array.size != np.prod(shape):
         raise DataError(
-            f"{path}: {values.size} values of shape {shape}; a mean file holds one image"
+            f"{path}: {array.size} values of shape {array.shape}; a mean file holds one image"
         )
-    return values.reshape(shape[-3:])
+    return array.reshape(shape)

@@ -13,10 +13,11 @@ from pathlib import Path
 from google.protobuf import text_format
 
 from converters.environment import find_file
-from converters.errors import CaffeError, PrototxtError, SolverError
+from converters.errors import CaffeError, SolverError
 from converters.net.choice import NetChoice
 from converters.proto import caffe_pb2 as pb
-from converters.prototxt.text import parse_net, read_net, read_solver, read_text
+from converters.prototxt.kind import is_solver
+from converters.prototxt.text import read_net, read_solver, read_text
 from converters.prototxt.upgrade import upgrade_net
 
 
@@ -32,7 +33,7 @@ def read_solver_or_net(
         PrototxtError, SolverError: the file is neither, has no net, or an override does not fit.
     """
     path = Path(path)
-    if not _is_net(path):
+    if is_solver(read_text(path)):
         if solver is not None:
             raise SolverError(f"{path}: is a solver already; --solver goes with a net")
         message = read_solver(path)
@@ -56,36 +57,6 @@ def _with_prefix(message: pb.SolverParameter, path: Path) -> pb.SolverParameter:
     elif Path(message.snapshot_prefix).is_dir():
         message.snapshot_prefix = str(Path(message.snapshot_prefix) / path.stem)
     return message
-
-
-def _is_net(path: Path) -> bool:
-    """Whether a file reads as a net; one that reads as neither raises the likelier error."""
-    text = read_text(path)
-    try:
-        text_format.Parse(text, pb.SolverParameter())
-        return False
-    except text_format.ParseError as solver_error:
-        try:
-            parse_net(text, str(path))
-            return True
-        except PrototxtError:
-            net_error = _parse_error(text)
-            if net_error is None or _place(net_error) >= _place(solver_error):
-                raise
-            read_solver(path)
-            raise
-
-
-def _parse_error(text: str) -> text_format.ParseError | None:
-    try:
-        text_format.Parse(text, pb.NetParameter())
-    except text_format.ParseError as error:
-        return error
-    return None
-
-
-def _place(error: text_format.ParseError) -> tuple[int, int]:
-    return error.GetLine() or 0, error.GetColumn() or 0
 
 
 def override(message: pb.SolverParameter, settings: Iterable[str], source: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.datasets.registry import Dataset, Images, Split, register
+from converters.datasets.registry import Dataset, Images, Split, Training, register
 from converters.datasets.source import Source
 from converters.errors import MissingExtraError
 
@@ -54,6 +54,8 @@ register(
         summary="scikit-learn's handwritten digits, enlarged to 28×28 gray, 10 classes",
         read=_read,
         counts={"train": TRAIN, "test": 360},
+        size=SIZE,
         order="gray",
+        training=Training(epochs=14, test_batch=60),
     )
 )

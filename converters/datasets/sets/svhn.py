@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from converters.datasets.archive import Archive
 from converters.datasets.matfile import Variable, variables
-from converters.datasets.registry import BLOCK, Dataset, Images, Option, Split, register
-from converters.datasets.source import Archive, Source
+from converters.datasets.registry import BLOCK, Dataset, Images, Option, Split, Training, register
+from converters.datasets.source import Source
 from converters.errors import DataError
 
 _ADDRESS = "http://ufldl.stanford.edu/housenumbers/"  # no https there; the digest decides
@@ -68,6 +69,7 @@ register(
         read=_read,
         counts={"train": 73_257 + 531_131, "test": 26_032},
         archives=(_TRAIN, _EXTRA, _TEST),
+        training=Training(epochs=200, test_batch=16),
         option=Option("--without-extra", "SVHN's training set alone (73,257 images)"),
     )
 )

@@ -11,8 +11,17 @@ from typing import BinaryIO
 
 import numpy as np
 
-from converters.datasets.registry import BLOCK, Dataset, Images, Split, register
-from converters.datasets.source import Archive, Source
+from converters.datasets.archive import Archive
+from converters.datasets.registry import (
+    BLOCK,
+    ChannelMeans,
+    Dataset,
+    Images,
+    Split,
+    Training,
+    register,
+)
+from converters.datasets.source import Source
 from converters.errors import DataError
 
 _ADDRESS = "https://ossci-datasets.s3.amazonaws.com/mnist/"
@@ -90,6 +99,9 @@ register(
         read=_read,
         counts={"train": 60_000, "test": 10_000},
         archives=_ARCHIVES["train"] + _ARCHIVES["test"],
+        size=28,
         order="gray",
+        means=ChannelMeans((33.318,), "measured", 3),
+        training=Training(epochs=200, base_lr=0.01),
     )
 )

@@ -7,15 +7,26 @@ Source of the format: the sets' own page. A `.bin` file is records of one or two
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 
-from converters.datasets.registry import BLOCK, Dataset, Images, Option, Split, register
-from converters.datasets.source import Archive, Source
+from converters.datasets.archive import Archive
+from converters.datasets.registry import (
+    BLOCK,
+    ChannelMeans,
+    Dataset,
+    Images,
+    Option,
+    Split,
+    Training,
+    register,
+)
+from converters.datasets.source import Source
 from converters.datasets.tar_members import Readable, members
 from converters.errors import DataError
 
@@ -106,29 +117,35 @@ def _records(stream: Readable, labels: int, label: int, name: str) -> Iterator[I
         yield Images(rows[:, labels:].reshape(-1, 3, 32, 32), rows[:, label])
 
 
-def _register(name: str, form: _Format, summary: str, option: Option | None = None) -> None:
-    read: Callable[[Source, Split, str], Iterator[Images]] = partial(_read, form)
-    counts: Mapping[Split, int] = {"train": 50_000, "test": 10_000}
-    for suffix, about, border in (("", "", 0), ("_plus", ", padded to 40×40 for crops", _BORDER)):
-        register(
-            Dataset(
-                name=name + suffix,
-                summary=summary + about,
-                read=read,
-                counts=counts,
-                archives=(form.archive,),
-                key="%05d",
-                option=option,
-                pad=border,
-                test_of=name if suffix else None,
-            )
-        )
+def _register(
+    name: str,
+    form: _Format,
+    classes: int,
+    means: tuple[float, float, float],
+    option: Option | None = None,
+) -> None:
+    plain = Dataset(
+        name=name,
+        summary=f"32×32 colour photographs, {classes} classes",
+        read=partial(_read, form),
+        counts={"train": 50_000, "test": 10_000},
+        archives=(form.archive,),
+        key="%05d",
+        classes=classes,
+        option=option,
+        means=ChannelMeans(means, "published", 1),
+        training=Training(epochs=300),
+    )
+    register(plain)
+    about = f"{plain.summary}, padded to 40×40 for crops"
+    register(replace(plain, name=f"{name}_plus", summary=about, pad=_BORDER, test_of=name))
 
 
-_register("cifar10", _CIFAR10, "32×32 colour photographs, 10 classes")
+_register("cifar10", _CIFAR10, 10, (125.3, 123.0, 113.9))
 _register(
     "cifar100",
     _CIFAR100,
-    "32×32 colour photographs, 100 classes",
+    100,
+    (129.3, 124.1, 112.4),
     Option("--label", "CIFAR-100's 100 classes or its 20 superclasses", ("fine", "coarse")),
 )

@@ -10,7 +10,15 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from converters.datasets.registry import BLOCK, Dataset, Images, Split, register
+from converters.datasets.registry import (
+    BLOCK,
+    ChannelMeans,
+    Dataset,
+    Images,
+    Split,
+    Training,
+    register,
+)
 from converters.datasets.source import Source
 from converters.datasets.tar_members import members
 from converters.errors import DataError
@@ -83,5 +91,7 @@ register(
         read=_read,
         counts={"train": 50_000, "test": 10_000},
         order="BGR",
+        means=ChannelMeans((113.86, 122.93, 125.27), "measured", 2),
+        training=Training(epochs=300),
     )
 )
