@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -84,8 +85,8 @@ class Options:
         for one in fields(self):
             value = getattr(self, one.name)
             if value != one.default:
-                words.append(flag(one.name) if value is True else f"{flag(one.name)} {value}")
-        return " ".join(words)
+                words += [flag(one.name)] if value is True else [flag(one.name), str(value)]
+        return shlex.join(words)
 
 
 def flag(name: str) -> str:

@@ -478,12 +478,7 @@ def test_nets_and_snapshots_have_the_variants_name() -> None:
         ["bub", "--dataset", "digits", "--reading", "table", "--width", "0.5", "--bias"],
         ["bua", "--dropout", "0", "--random-seed", "0", "--mean", "1,2,3.5", "--weight-decay", "0"],
         ["baseline", "--dataset", "svhn", "--unit-groups", "4", "--filler", "xavier"],
-        pytest.param(
-            ["bua", "--mean", "my mean.binaryproto"],
-            marks=pytest.mark.xfail(
-                strict=True, reason="the header does not quote what a shell would part"
-            ),
-        ),
+        ["bua", "--mean", "my mean.binaryproto"],
     ],
     ids=" ".join,
 )

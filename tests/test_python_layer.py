@@ -217,9 +217,6 @@ def test_errors_while_running_name_the_layer(tmp_path: Path, method: str) -> Non
         net({"a": x, "b": x})["y"].backward()
 
 
-@pytest.mark.xfail(
-    strict=True, raises=TypeError, reason="NumPy has no bfloat16: torch's own error comes out"
-)
 def test_a_python_layer_runs_in_bf16(tmp_path: Path) -> None:
     """Behind a layer that autocast, `--precision bf16`, makes bfloat16."""
     product = """layer { name: "ip" type: "InnerProduct" bottom: "a" top: "ip"

@@ -185,9 +185,6 @@ def test_the_fraction_of_the_foreground(tmp_path: Path, fraction: float, foregro
     assert reader.next()["label"].tolist() == [0.0] * (8 - foreground) + [5.0] * foreground
 
 
-@pytest.mark.xfail(
-    strict=True, raises=DataError, reason="Caffe draws from both kinds only where it needs both"
-)
 @pytest.mark.parametrize(
     ("fraction", "row", "label"), [(0, "0 0", 0), (0.1, "0 0", 0), (1, "5 1", 5)]
 )

@@ -119,13 +119,13 @@ class PythonCall(Function):
         ctx: Any, layer: Any, bottoms: int, like: Tensor, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
         """The tops, with the type and device of `like`; `tensors` are bottoms, then blobs."""
-        arrays = [tensor.detach().cpu().numpy() for tensor in tensors]
-        dtype = torch.empty((), dtype=like.dtype).numpy().dtype
+        arrays = [_array(tensor) for tensor in tensors]
+        dtype = _array(torch.empty((), dtype=like.dtype)).dtype
         tops = layer.run_forward(arrays[:bottoms], arrays[bottoms:], dtype)
         for tensor, before, blob in zip(tensors[bottoms:], arrays[bottoms:], layer.user.blobs):
             if not np.array_equal(before, blob.data, equal_nan=True):
                 tensor.copy_(torch.from_numpy(blob.data))
-        found = tuple(torch.from_numpy(top).to(like.device) for top in tops)
+        found = tuple(torch.from_numpy(top).to(like) for top in tops)
         ctx.layer, ctx.bottoms = layer, bottoms
         ctx.save_for_backward(*tensors[:bottoms], *found)
         return found
@@ -133,14 +133,21 @@ class PythonCall(Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """What the layer's backward leaves in the diffs of its bottoms and blobs."""
-        saved = [tensor.detach().cpu().numpy() for tensor in ctx.saved_tensors]
+        saved = [_array(tensor) for tensor in ctx.saved_tensors]
         needed = ctx.needs_input_grad[3:]
         found = ctx.layer.run_backward(
             saved[: ctx.bottoms],
             saved[ctx.bottoms :],
-            [gradient.cpu().numpy() for gradient in gradients],
+            [_array(gradient) for gradient in gradients],
             needed[: ctx.bottoms],
         )
         like = gradients[0]
         diffs = (torch.from_numpy(diff.copy()).to(like) for diff in found)
         return (None, None, None, *(diff if n else None for diff, n in zip(diffs, needed)))
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    """A copy for NumPy, which has no bfloat16: float32 in its place."""
+    host = tensor.detach().cpu()
+    array: np.ndarray = (host.float() if host.dtype is torch.bfloat16 else host).numpy()
+    return array

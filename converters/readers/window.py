@@ -258,11 +258,13 @@ class WindowReader(ImageFileReader):
             self.file = read_windows(self._path, param.fg_threshold, param.bg_threshold)
         except DataError as error:
             raise self.fail(str(error)) from error
-        if not len(self.file.foreground) or not len(self.file.background):
+        lacking = self._foreground > 0 and not len(self.file.foreground)
+        if lacking or (self._foreground < self.batch_size and not len(self.file.background)):
             raise self.fail(
                 f"{self._path} has {len(self.file.foreground)} foreground windows (overlap "
                 f"{param.fg_threshold:g} or more) and {len(self.file.background)} background "
-                f"windows (below {param.bg_threshold:g}); both are needed"
+                f"windows (below {param.bg_threshold:g}); a batch takes {self._foreground} and "
+                f"{self.batch_size - self._foreground}"
             )
         self._kept: dict[int, bytes] = {}
 
@@ -295,6 +297,7 @@ class WindowReader(ImageFileReader):
                 (self.file.background, self.batch_size - self._foreground),
                 (self.file.foreground, self._foreground),
             )
+            if count
             for row in windows[random.integers(len(windows), size=count)].tolist()
         ]
         flipped = random.integers(1 + self.transform.param.mirror, size=self.batch_size)
