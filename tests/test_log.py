@@ -1,5 +1,4 @@
-"""gmnet_pt.log.training_log, caffe_log and run_record: our lines against the log that Caffe
-wrote."""
+"""gmnet_pt.log: our lines against the log that Caffe wrote, records, the bar, several logs."""
 
 from __future__ import annotations
 
@@ -15,7 +14,8 @@ import numpy as np
 import pytest
 
 from converters.errors import MissingExtraError, OutputError
-from gmnet_pt.log.caffe_log import Line, caffe_lines, glog, parse_caffe_log
+from gmnet_pt.log.bar import BarLog
+from gmnet_pt.log.caffe_log import CaffeLog, Line, caffe_lines, glog, parse_caffe_log
 from gmnet_pt.log.events import (
     Advance,
     Clip,
@@ -34,17 +34,11 @@ from gmnet_pt.log.events import (
     Start,
     Stop,
 )
-from gmnet_pt.log.run_record import parse_record, record_line
-from gmnet_pt.log.training_log import (
-    BarLog,
-    CaffeLog,
-    Logs,
-    RunRecord,
-    TensorBoardLog,
-    TrainingLog,
-    describe_run,
-    open_log,
-)
+from gmnet_pt.log.open_log import Logs, open_log
+from gmnet_pt.log.provenance import describe_run
+from gmnet_pt.log.run_record import RunRecord, parse_record, record_line
+from gmnet_pt.log.tensorboard import TensorBoardLog
+from gmnet_pt.log.training_log import TrainingLog
 
 GOLDEN = Path(__file__).parent / "golden" / "training" / "lenet_sgd_inv"
 PREFIX = re.compile(r"[IWE]\d{4} \d\d:\d\d:\d\d\.\d{6} +\d+ (?=\w+\.[ch]pp:\d+\] )")

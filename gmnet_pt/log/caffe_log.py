@@ -1,4 +1,4 @@
-"""The lines of Caffe's log, written and read: events ↔ text.
+"""Caffe's log, written and read: events ↔ its lines.
 
 The texts and the file:line in each prefix are those of Caffe (solver.cpp, solvers/sgd_solver.cpp),
 numbers have C++'s six significant digits; tools made for Caffe's logs read what `glog` makes.
@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from functools import singledispatch
-from typing import NamedTuple, TypeVar
+from pathlib import Path
+from typing import NamedTuple, TextIO, TypeVar
 
 from gmnet_pt.log.events import (
     Clip,
@@ -32,6 +33,7 @@ from gmnet_pt.log.events import (
     Start,
     Stop,
 )
+from gmnet_pt.log.training_log import TrainingLog, open_to_append, write_line
 
 AnyEvent = TypeVar("AnyEvent", bound=Event)
 
@@ -159,6 +161,26 @@ def output_text(output: Output) -> str:
     return f"{name} = {value:g}{loss}"
 
 
+class CaffeLog(TrainingLog):
+    """Caffe's lines with glog's prefix, on a stream or appended to a file.
+
+    Raises:
+        OutputError: the file cannot be opened or written.
+    """
+
+    def __init__(self, target: TextIO | Path) -> None:
+        self._stream = open_to_append(target) if isinstance(target, Path) else target
+        self._owned = isinstance(target, Path)
+
+    def show(self, event: Event) -> None:
+        for line in caffe_lines(event):
+            write_line(self._stream, glog(line))
+
+    def close(self) -> None:
+        if self._owned:
+            self._stream.close()
+
+
 Reader = Callable[[list[Event], re.Match[str]], None]
 _READERS: list[tuple[re.Pattern[str], Reader]] = []
 
@@ -167,6 +189,8 @@ def _reads(pattern: str) -> Callable[[Reader], Reader]:
     """Register what the first match of `pattern` in a line adds to the events so far."""
 
     def register(reader: Reader) -> Reader:
+        if any(known.pattern == pattern for known, _ in _READERS):
+            raise ValueError(f"log lines {pattern!r} are read twice")
         _READERS.append((re.compile(pattern), reader))
         return reader
 
