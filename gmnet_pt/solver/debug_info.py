@@ -69,9 +69,7 @@ def _backward_lines(back: RanBack) -> Iterator[Message]:
 
 
 def _blobs(one: Ran) -> list[Tensor]:
-    if one.module is None:
-        return []
-    return [getattr(one.module, f"blob{place}") for place in range(len(one.module.shapes))]
+    return [] if one.module is None else one.module.stored()
 
 
 def _norms_line(blobs: Sequence[Tensor]) -> str:

@@ -48,8 +48,9 @@ class _Group(NamedTuple):
     decay: float
 
 
+Regularizer = Callable[[Tensors, Tensors, float], None]
 _RULES: dict[str, _Entry] = {}
-_REGULARIZERS: dict[str, Callable[[Tensors, Tensors, float], None]] = {}
+_REGULARIZERS: dict[str, Regularizer] = {}
 
 
 def _rule(name: str, blocks: int = 1) -> Callable[[Rule], Rule]:
@@ -64,6 +65,18 @@ def _rule(name: str, blocks: int = 1) -> Callable[[Rule], Rule]:
             raise ValueError(f"update rule {name!r} is registered twice")
         _RULES[name] = _Entry(rule, blocks)
         return rule
+
+    return register
+
+
+def _regularizer(name: str) -> Callable[[Regularizer], Regularizer]:
+    """Register what adds a decay to gradients, given them, the parameters and the factor."""
+
+    def register(regularizer: Regularizer) -> Regularizer:
+        if name in _REGULARIZERS:
+            raise ValueError(f"regularization_type {name!r} is registered twice")
+        _REGULARIZERS[name] = regularizer
+        return regularizer
 
     return register
 
@@ -206,15 +219,14 @@ def regularize(gradients: Tensors, params: Tensors, decay: float, kind: str) -> 
         _REGULARIZERS[kind](gradients, params, decay)
 
 
+@_regularizer("L2")
 def _l2(gradients: Tensors, params: Tensors, decay: float) -> None:
     torch._foreach_add_(gradients, params, alpha=decay)
 
 
+@_regularizer("L1")
 def _l1(gradients: Tensors, params: Tensors, decay: float) -> None:
     torch._foreach_add_(gradients, torch._foreach_sign(params), alpha=decay)
-
-
-_REGULARIZERS.update(L2=_l2, L1=_l1)
 
 
 @_rule("SGD")
