@@ -51,6 +51,7 @@ class Batches:
         self._thread = ThreadPoolExecutor(1, "batches")
         self._ahead: Future[_Read] | None = None
         self._state = reader.state()
+        self._closed = False
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -72,6 +73,8 @@ class Batches:
             DataError: a record, image or file of it is damaged or of another shape. `state` stays
                 that of this batch, and the next call reads it again.
         """
+        if self._closed:
+            raise ValueError("next() of closed batches")
         batch, self._ahead = self._ahead, None
         try:
             read = batch.result() if batch else self._read()
@@ -122,8 +125,8 @@ class Batches:
 
     def close(self) -> None:
         """End the thread and release the files; nothing can be read any more."""
+        self._closed = True
         self._thread.shutdown()
-        self._ahead = None
         if isinstance(self._reader, DatabaseReader):
             self._reader.records.close()
 
