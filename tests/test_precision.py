@@ -49,9 +49,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[bool, bool, boo
         found.append((*tf32(), torch.is_autocast_enabled("cpu")))
 
     backward = torch.Tensor.backward
-    monkeypatch.setattr(
-        torch.Tensor, "backward", lambda *given: (look(), backward(*given))[1]
-    )
+    monkeypatch.setattr(torch.Tensor, "backward", lambda *given: (look(), backward(*given))[1])
     handle = torch.nn.modules.module.register_module_forward_pre_hook(look)
     yield found
     handle.remove()
@@ -94,9 +92,7 @@ def test_another_name_is_refused() -> None:
 
 def solver(precision: str) -> Solver:
     settings = ["snapshot_after_train=false", "test_iter=1", "debug_info=false"]
-    return Solver(
-        RUN / "solver.prototxt", device="cpu", precision=precision, overrides=settings
-    )
+    return Solver(RUN / "solver.prototxt", device="cpu", precision=precision, overrides=settings)
 
 
 def test_a_second_solver_leaves_the_precision_of_the_first(
