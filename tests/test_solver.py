@@ -315,6 +315,28 @@ def test_a_choice_says_all() -> None:
         Solver(choice.path, sede=3)
 
 
+def test_going_on_begins_a_new_window_of_average_loss(tmp_path: Path) -> None:
+    """As a new call of Caffe's Step: 4 is not 0 mod 3."""
+    seen: list[Event] = []
+    settings = ["max_iter=4", "average_loss=3", "test_interval=100", "snapshot_after_train=false"]
+    solver = Solver(
+        GOLDEN / "training" / "lenet_sgd_inv" / "solver.prototxt",
+        device="cpu",
+        overrides=[*settings, "base_lr=0"],
+        show=seen.append,
+    )
+    solver.solve()
+    seen.clear()
+    solver.param.max_iter = 9
+    solver.solve()
+    shows = [event for event in seen if isinstance(event, Display) and event.outputs]
+    plain = [event.outputs[0].value for event in shows]
+    assert len(plain) == 5
+    for place, event in enumerate(shows):
+        mean = np.mean(plain[max(0, place - 2) : place + 1])
+        assert event.loss == pytest.approx(mean, rel=1e-5)
+
+
 def test_snapshot_diff_holds_the_last_update(tmp_path: Path) -> None:
     settings = ("snapshot=1", "max_iter=2", "snapshot_diff=true", f"snapshot_prefix={tmp_path}/d")
     losses(tmp_path, *settings)
