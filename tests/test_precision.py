@@ -64,6 +64,8 @@ def test_the_switches_are_set_inside_and_put_back(name: str, outside: bool) -> N
         assert tf32() == (wanted, wanted)
         assert torch.is_autocast_enabled("cpu") == (name == "bf16")
         product = torch.ones(2, 2) @ torch.ones(2, 2)
+        with torch.autocast("cpu", torch.bfloat16), PRECISIONS[name].arithmetic(DEVICE):
+            assert torch.is_autocast_enabled("cpu") == (name == "bf16")
     assert product.dtype == (torch.bfloat16 if name == "bf16" else torch.float32)
     assert tf32() == (outside, outside)
     with pytest.raises(KeyError), PRECISIONS[name].kernels():

@@ -8,7 +8,7 @@ them.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,46 +19,48 @@ from converters.errors import SolverError
 
 @dataclass(frozen=True)
 class Precision:
-    """Autocast's type (None is plain fp32), and whether a GPU may round products to TF32."""
+    """The type that autocast chooses (None is plain fp32), and whether a GPU may round to TF32."""
 
-    autocast: torch.dtype | None
+    kind: torch.dtype | None
     tf32: bool
 
     @contextmanager
     def kernels(self) -> Iterator[None]:
         """Set whether TF32 may be used; for forward, backward and update."""
-        switches = _tf32_switches(self.tf32)
-        saved = [getattr(owner, name) for owner, name, _ in switches]
+        owners, name, wanted, saved = _tf32_switches(self.tf32)
         try:
-            for owner, name, value in switches:
-                setattr(owner, name, value)
+            for owner in owners:
+                setattr(owner, name, wanted)
             yield
         finally:
-            for (owner, name, _), value in zip(switches, saved):
+            for owner, value in zip(owners, saved):
                 setattr(owner, name, value)
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        """Autocast on `device` as this precision has it, whatever is on outside."""
+        if self.kind is None and not torch.is_autocast_enabled(device.type):
+            return nullcontext()
+        kind = self.kind or torch.bfloat16
+        return torch.autocast(device.type, dtype=kind, enabled=self.kind is not None)
 
     @contextmanager
     def arithmetic(self, device: torch.device) -> Iterator[None]:
-        """As `kernels`, and autocast on `device`; for forward passes, and backward in fp32."""
-        chosen = self.autocast
-        kind = chosen or torch.bfloat16
-        with self.kernels(), torch.autocast(device.type, dtype=kind, enabled=chosen is not None):
+        """Both; for forward passes, and in fp32 for backward."""
+        with self.kernels(), self.autocast(device):
             yield
 
 
-def _tf32_switches(allowed: bool) -> list[tuple[Any, str, Any]]:
-    """What decides about TF32: owner, attribute, and the value that is wanted."""
+def _tf32_switches(allowed: bool) -> tuple[list[Any], str, Any, list[Any]]:
+    """What decides about TF32: owners, attribute, the value that is wanted, and those of now."""
     matmul: Any = torch.backends.cuda.matmul
     cudnn: Any = torch.backends.cudnn
-    old = [(owner, "allow_tf32", allowed) for owner in (matmul, cudnn)]
     try:
-        for owner, name, _ in old:
-            getattr(owner, name)
+        return [matmul, cudnn], "allow_tf32", allowed, [matmul.allow_tf32, cudnn.allow_tf32]
     except RuntimeError:
         # Torch 2.9 refuses to show them where its newer switches were set apart from them.
+        owners = [matmul, cudnn.conv, cudnn.rnn]
         value = "tf32" if allowed else "ieee"
-        return [(owner, "fp32_precision", value) for owner in (matmul, cudnn.conv, cudnn.rnn)]
-    return old
+        return owners, "fp32_precision", value, [owner.fp32_precision for owner in owners]
 
 
 FP32 = Precision(None, False)

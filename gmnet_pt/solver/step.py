@@ -67,7 +67,7 @@ class TrainingStep:
     def forward_backward(self, feed: Feed) -> Passed:
         """One pass on `feed` (an array or tensor by input name); its gradients are added up."""
         with self.precision.kernels():
-            with self.precision.arithmetic(self.device):
+            with self.precision.autocast(self.device):
                 loss, outputs = self.net.loss(feed)
             if loss.requires_grad:
                 loss.backward()  # type: ignore[no-untyped-call]
