@@ -1,4 +1,7 @@
-"""Training, testing and timing of Caffe nets as Caffe does it, on PyTorch."""
+"""Training, testing and timing of Caffe nets as Caffe does it, on PyTorch.
+
+Names are resolved on first use: importing this package does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gmnet_pt.solver.batches import feeds
     from gmnet_pt.solver.solver import Solver
 
-__all__ = ["Solver"]
+_HOMES = {"Solver": "gmnet_pt.solver.solver", "feeds": "gmnet_pt.solver.batches"}
+
+__all__ = ["Solver", "feeds"]
 
 
 def __getattr__(name: str) -> Any:
-    if name != "Solver":
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return importlib.import_module("gmnet_pt.solver.solver").Solver
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -24,9 +24,10 @@ from converters.command_line.program import positive, run_program
 from converters.errors import DataError, NetError
 from converters.records.images import decode, opencv
 from converters.records.mean import read_mean
+from gmnet_pt.log.caffe_log import CaffeLog
 from gmnet_pt.log.events import Message
-from gmnet_pt.log.training_log import CaffeLog
 from gmnet_pt.net_command import OpenNet, add_options, open_net
+from gmnet_pt.solver.precision import FP32
 
 
 class Prediction(NamedTuple):
@@ -184,7 +185,7 @@ def classify(opened: OpenNet, pixels: NDArray[np.float32]) -> NDArray[np.float32
     """The net's output for one input (1, C, H, W), a score a class."""
     net, device = opened
     (name,) = net.inputs
-    with torch.no_grad():
+    with torch.no_grad(), FP32.arithmetic(device):
         (output,) = net({name: torch.from_numpy(pixels).to(device)}).values()
     scores: NDArray[np.float32] = output.float().flatten().cpu().numpy()
     return scores

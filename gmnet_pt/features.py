@@ -34,9 +34,10 @@ from converters.net.caffe_net import CaffeNet
 from converters.records.datum import encode_floats
 from converters.records.images import Pixels, opencv, write_png
 from converters.records.lmdb_writer import check_target, create_lmdb
-from gmnet_pt.log.training_log import CaffeLog
-from gmnet_pt.net_command import OpenNet, add_options, open_data, open_net
+from gmnet_pt.log.caffe_log import CaffeLog
+from gmnet_pt.net_command import OpenNet, add_options, open_net, opened_data
 from gmnet_pt.solver.batches import Batches, next_feed
+from gmnet_pt.solver.precision import FP32
 
 Arrays = Mapping[str, NDArray[np.float32]]
 
@@ -64,6 +65,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Extract, and say what was written."""
     names = [name for name in args.blobs.split(",") if name]
+    if not names:
+        raise ShapeError(f"--blobs {args.blobs}: name a blob, or several with commas")
     form = Path(args.out).suffix
     targets = _targets(args.out, names) if form not in (".npz", ".png") else {}
     for target in targets.values():
@@ -120,15 +123,16 @@ def extract(
         ShapeError: the net has no such blob.
     """
     net, device = opened
-    batches = open_data(net)
-    size = _batch_size(net)
-    items = None if iterations else _items(net, batches)
-    count = iterations or math.ceil((items or 0) / size)
-    for index in progress(range(count), "features", count, "batches"):
-        with torch.no_grad():
-            blobs = net(next_feed(batches, device), blobs=names)
-        left = size if items is None else items - index * size
-        yield {name: _kept(blob.float().cpu().numpy(), size, left) for name, blob in blobs.items()}
+    with opened_data(net) as batches:
+        size = _batch_size(net)
+        items = None if iterations else _items(net, batches)
+        count = iterations or math.ceil((items or 0) / size)
+        for index in progress(range(count), "features", count, "batches"):
+            with torch.no_grad(), FP32.arithmetic(device):
+                blobs = net(next_feed(batches, device), blobs=names)
+            left = size if items is None else items - index * size
+            arrays = {name: blob.float().cpu().numpy() for name, blob in blobs.items()}
+            yield {name: _kept(array, size, left) for name, array in arrays.items()}
 
 
 def _kept(array: NDArray[np.float32], size: int, left: int) -> NDArray[np.float32]:

@@ -1,12 +1,14 @@
 """What the commands on a single net share: their options, the net they open, and what feeds it.
 
+They compute as Caffe does, in plain fp32 (`gmnet_pt.solver.precision.FP32`).
 `gmnet_pt.test`, `gmnet_pt.time`, `gmnet_pt.features` and `gmnet_pt.classify` are such commands.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -19,7 +21,7 @@ from converters.net.plan import plan_net
 from converters.proto import caffe_pb2 as pb
 from converters.readers.reader import READERS
 from gmnet_pt.log.events import Event, Finetune, Message
-from gmnet_pt.solver.batches import Batches, open_net_batches
+from gmnet_pt.solver.batches import Batches, closing, open_net_batches
 from gmnet_pt.solver.device import device_message, named_device, solver_device
 
 
@@ -55,8 +57,9 @@ def open_net(choice: NetChoice, wanted: str | None, show: Callable[[Event], None
     return OpenNet(net.to(device), device)
 
 
-def open_data(net: CaffeNet) -> list[Batches]:
-    """The feeders of the net's data layers.
+@contextmanager
+def opened_data(net: CaffeNet) -> Iterator[Sequence[Batches]]:
+    """The feeders of the net's data layers, closed at the end.
 
     Raises:
         DataError: a data layer's files are absent or damaged, or it reads none.
@@ -67,4 +70,5 @@ def open_data(net: CaffeNet) -> list[Batches]:
                 f'{net.plan.source}: layer "{layer.name}" ({layer.type}) brings no data of its '
                 "own; a net with data layers is needed here, not a deploy net"
             )
-    return open_net_batches(net)
+    with closing(open_net_batches(net)) as batches:
+        yield batches

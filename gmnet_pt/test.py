@@ -11,16 +11,15 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-import torch
-
 from converters.command_line.net_options import add_state_options, net_choice
 from converters.command_line.program import positive, run_program
-from gmnet_pt.log.caffe_log import output_text
+from gmnet_pt.log.caffe_log import CaffeLog, output_text
 from gmnet_pt.log.events import Event, Message
-from gmnet_pt.log.training_log import CaffeLog
-from gmnet_pt.net_command import OpenNet, add_options, open_data, open_net
+from gmnet_pt.net_command import OpenNet, add_options, open_net, opened_data
 from gmnet_pt.solver.batches import next_feed
+from gmnet_pt.solver.precision import FP32
 from gmnet_pt.solver.scores import Means, list_outputs
+from gmnet_pt.solver.testing import forward
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -47,15 +46,14 @@ def score(opened: OpenNet, iterations: int, show: Callable[[Event], None]) -> Me
         DataError: a data layer's files are absent or damaged.
     """
     net, device = opened
-    batches = open_data(net)
-    show(Message(f"Running for {iterations} iterations.", "caffe.cpp:281"))
     means = Means(net)
-    for index in range(iterations):
-        with torch.no_grad():
-            loss, outputs = net.loss(next_feed(batches, device))
-        means.add(loss, outputs)
-        for output in list_outputs(net, outputs):
-            show(Message(f"Batch {index}, {output.name} = {output.value:g}", "caffe.cpp:304"))
+    with opened_data(net) as batches:
+        show(Message(f"Running for {iterations} iterations.", "caffe.cpp:281"))
+        for index in range(iterations):
+            loss, outputs = forward(net, next_feed(batches, device), device, FP32)
+            means.add(loss, outputs)
+            for output in list_outputs(net, outputs):
+                show(Message(f"Batch {index}, {output.name} = {output.value:g}", "caffe.cpp:304"))
     show(Message(f"Loss: {means.loss():g}", "caffe.cpp:309"))
     for output in list_outputs(net, means.outputs()):
         show(Message(output_text(output), "caffe.cpp:321"))

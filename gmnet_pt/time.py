@@ -26,10 +26,11 @@ from converters.net.caffe_net import CaffeNet
 from converters.net.layerwise import backward, forward
 from converters.readers import MemoryReader
 from converters.readers.reader import READERS
+from gmnet_pt.log.caffe_log import CaffeLog
 from gmnet_pt.log.events import Message
-from gmnet_pt.log.training_log import CaffeLog
 from gmnet_pt.net_command import OpenNet, add_options, open_net
-from gmnet_pt.solver.batches import Source, next_feed, open_batches
+from gmnet_pt.solver.batches import Source, closing, next_feed, open_batches
+from gmnet_pt.solver.precision import FP32
 
 
 class Noise(NamedTuple):
@@ -40,6 +41,9 @@ class Noise(NamedTuple):
     def next(self) -> dict[str, Tensor]:
         """The numbers, by top name."""
         return dict(self.tops)
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 class Span(NamedTuple):
@@ -149,14 +153,14 @@ def measure(
         DataError: a data layer's files are absent or damaged.
     """
     net, device = opened
-    sources = open_sources(net, given)
     sums = [[0.0, 0.0] for _ in net.plan.layers]
     graph = [0.0, 0.0]
-    _time_layers(net, device, sources, [[0.0, 0.0] for _ in sums])
-    _time_graph(net, device, sources, [0.0, 0.0])
-    for _ in passes:
-        _time_layers(net, device, sources, sums)
-        _time_graph(net, device, sources, graph)
+    with closing(open_sources(net, given)) as sources, FP32.arithmetic(device):
+        _time_layers(net, device, sources, [[0.0, 0.0] for _ in sums])
+        _time_graph(net, device, sources, [0.0, 0.0])
+        for _ in passes:
+            _time_layers(net, device, sources, sums)
+            _time_graph(net, device, sources, graph)
     layers = tuple(
         LayerTime(position.name, position.layer.type, _average(times, iterations))
         for position, times in zip(net.plan.layers, sums, strict=True)

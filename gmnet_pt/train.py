@@ -17,9 +17,13 @@ from types import FrameType
 from converters.command_line.net_options import add_python_option, add_stage_option
 from converters.command_line.program import run_program
 from converters.prototxt.text import to_text
-from gmnet_pt.log.events import Event, Message
-from gmnet_pt.log.training_log import TrainingLog, describe_run, open_log
-from gmnet_pt.solver.solver import PRECISIONS, Request, Solver
+from gmnet_pt.log.events import Message
+from gmnet_pt.log.open_log import open_log
+from gmnet_pt.log.provenance import describe_run
+from gmnet_pt.solver.device import choose_device
+from gmnet_pt.solver.precision import PRECISIONS
+from gmnet_pt.solver.solver import Request, Solver
+from gmnet_pt.solver.solver_file import SolverChoice
 
 EXIT_STATUS = (
     "exit status: 0 trained to max_iter; 1 a clear error (a loss that is not finite among them); "
@@ -81,16 +85,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_python_option(parser)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Train; returns the exit status."""
+def solver_choice(args: argparse.Namespace) -> SolverChoice:
+    """The run that the command line asks for."""
     overrides = list(args.set)
     if args.max_iter is not None:
         overrides.append(f"max_iter={args.max_iter}")
-    signals = Signals(Request(args.sigint_effect), Request(args.sighup_effect))
-    early: list[Event] = []
-    solver = Solver(
+    return SolverChoice(
         args.path,
-        weights=args.weights or None,
+        weights=args.weights,
         snapshot=args.snapshot,
         device=args.device,
         solver=args.solver,
@@ -100,23 +102,22 @@ def run(args: argparse.Namespace) -> int:
         strict=args.strict,
         precision=args.precision,
         allow_python_layers=args.allow_python_layers,
-        show=early.append,
     )
-    with _open(args, solver) as log:
-        for event in early:
-            log.show(event)
-        solver.show = log.show
-        finished = solver.solve(signals)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train; returns the exit status. The log holds whatever went wrong once it has a folder."""
+    signals = Signals(Request(args.sigint_effect), Request(args.sighup_effect))
+    choice = solver_choice(args)
+    param = choice.file.param
+    with open_log(args.log, Path(param.snapshot_prefix).parent, args.tensorboard) as log:
+        device, _ = choose_device(param, choice.device)
+        log.show(describe_run(to_text(param), str(device), args.precision))
+        if args.precision != "fp32":
+            log.show(Message(f"Precision {args.precision}: faster, and no longer Caffe's numbers."))
+        with Solver(choice, show=log.show) as solver:
+            finished = solver.solve(signals)
     return 0 if finished else 128 + (signals.received or signal.SIGINT)
-
-
-def _open(args: argparse.Namespace, solver: Solver) -> TrainingLog:
-    prefix = solver.param.snapshot_prefix
-    log = open_log(args.log, Path(prefix).parent if prefix else None, args.tensorboard)
-    log.show(describe_run(to_text(solver.param), str(solver.device), args.precision))
-    if args.precision != "fp32":
-        log.show(Message(f"Precision {args.precision}: faster, and no longer Caffe's numbers."))
-    return log
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import shutil
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from converters.prototxt.text import parse_net, read_net
 from converters.readers import open_reader
 from converters.records.datum import encode_datum, encode_image
 from converters.records.lmdb_writer import create_lmdb
-from gmnet_pt.solver.batches import Batches, open_batches
+from gmnet_pt.solver.batches import Batches, closing, open_batches
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = [(path / "net.prototxt", "") for path in sorted((GOLDEN / "data").iterdir())] + [
@@ -502,6 +503,38 @@ def test_an_error_read_ahead_comes_with_its_own_batch(tmp_path: Path) -> None:
     assert labels_of(batches, 1) == [0, 1]
     with pytest.raises(DataError, match=r"i 3\.png"):
         batches.next()
+
+
+def test_behind_an_error_state_and_batch_are_those_of_before(tmp_path: Path) -> None:
+    """The damaged batch is read again and again; once it is mended the run goes on with it."""
+    listed(tmp_path, [(4, 4)] * 8)
+    whole = (tmp_path / "i 3.png").read_bytes()
+    (tmp_path / "i 3.png").write_bytes(b"")
+    batches = feed(image_layer(2), tmp_path)
+    assert labels_of(batches, 1) == [0, 1]
+    state = batches.state()
+    for _ in range(3):
+        with pytest.raises(DataError, match=r"i 3\.png"):
+            batches.next()
+        assert batches.state() == state
+    (tmp_path / "i 3.png").write_bytes(whole)
+    assert labels_of(batches, 3) == [2, 3, 4, 5, 6, 7]
+
+
+def test_closed_batches_are_read_no_more(tmp_path: Path) -> None:
+    write(tmp_path, numbered(5))
+    batches, other = feed(data_layer(2), tmp_path), feed(data_layer(2), tmp_path)
+    with closing([batches]) as (one,):
+        threads = set(threading.enumerate())
+        one.next()
+        (reading,) = set(threading.enumerate()) - threads
+        assert reading.is_alive()
+    assert not reading.is_alive()
+    with pytest.raises(ValueError, match="closed"):
+        batches.next()
+    batches.close()
+    # The same database, opened twice: the other goes on.
+    assert labels_of(other, 2) == [0, 1, 2, 3]
 
 
 def test_a_folder_without_a_database_hides_none(

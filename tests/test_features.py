@@ -208,7 +208,6 @@ def test_errors_come_before_anything_is_written(
     assert len(values(tmp_path / "x")) == 200
 
 
-@pytest.mark.xfail(strict=True, reason="no name is no error: nothing written, or a traceback")
 @pytest.mark.parametrize("name", ["x", "x.npz", "x.png"])
 def test_at_least_one_blob_is_needed(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import gmnet_pt
+from converters import load_net
 from converters.environment import Environment
+from converters.errors import DataError
 from converters.layers import make_layer
 from converters.prototxt.text import parse_net
-from gmnet_pt import Solver
+from gmnet_pt import Solver, feeds
 from gmnet_pt.solver.batches import Batches, open_batches
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -126,3 +132,54 @@ def test_a_resumed_run_goes_on_with_the_next_batch(case: Case) -> None:
         parts.step()
     for one, other in zip(whole.net.params["fc"], parts.net.params["fc"], strict=True):
         np.testing.assert_array_equal(one.detach().numpy(), other.detach().numpy())
+
+
+def test_feeds_are_the_nets_own_batches_without_end(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if case.needs_images:
+        pytest.skip("MemoryData is given its images")
+    net = load_net(case.path.parent / "fed.prototxt", phase="TRAIN")
+    batches = case.batches()
+    for found in islice(feeds(net, seed=SEED), 9):
+        wanted = batches.next()
+        assert found.keys() == wanted.keys() == set(net.inputs)
+        assert all(np.array_equal(found[name], wanted[name]) for name in found)
+        assert net.loss(found)[0].isfinite()
+
+
+def test_feeds_close_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case("Data", tmp_path, monkeypatch)
+    closed: list[Batches] = []
+    close = Batches.close
+    monkeypatch.setattr(Batches, "close", lambda one: (closed.append(one), close(one))[1])
+    endless = feeds(load_net(case.path.parent / "fed.prototxt", phase="TRAIN"))
+    next(endless)
+    assert not closed
+    endless.close()
+    assert len(closed) == 1
+
+
+def test_feeds_of_an_input_say_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "deploy.prototxt"
+    path.write_text(
+        'layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 1 dim: 2 } } }'
+    )
+    with pytest.raises(DataError, match=r"Input reads no files; give its tops \(x\) as inputs"):
+        next(feeds(load_net(path)))
+
+
+def test_names_of_the_package_are_resolved_on_first_use() -> None:
+    code = (
+        "import sys, gmnet_pt; print('torch' in sys.modules, *dir(gmnet_pt))\n"
+        "from gmnet_pt import *; print(callable(Solver), callable(feeds), 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True
+    )
+    first, second = done.stdout.splitlines()
+    assert first.startswith("False ")
+    assert {"Solver", "feeds"} < set(first.split())
+    assert second == "True True True"
+    with pytest.raises(AttributeError, match="no attribute 'feed'"):
+        gmnet_pt.feed  # noqa: B018

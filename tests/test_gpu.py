@@ -10,38 +10,28 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from golden_case import GoldenCase, relative_error
-from test_bad_input import Folder
 from test_layers import PHASES
-from test_resume import NET, blobs
+from test_resume import blobs, random_folder
 from test_solver import RUNS, SETTINGS, Setting, check_whole_run
 
 from gmnet_pt import Solver
+from gmnet_pt.solver.precision import FP32
 
 pytestmark = pytest.mark.gpu
 DEVICE = "cuda"
 SLACK = 20
 
 
-@pytest.fixture(autouse=True)
-def without_tf32() -> Iterator[None]:
-    """TF32 keeps ten bits of a product: right for speed, not for these bounds."""
-    saved = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    yield
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = saved
-
-
 @pytest.mark.parametrize(("name", "phase"), PHASES)
 def test_layers_follow_caffe(name: str, phase: str) -> None:
     case = GoldenCase(name, device=DEVICE)
     case.bounds = type(case.bounds)(*(bound * SLACK for bound in case.bounds))
-    assert case.check(phase) > 0
+    with FP32.kernels():
+        assert case.check(phase) > 0
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -68,8 +58,7 @@ def test_a_resumed_run_is_the_run_that_never_stopped(
     batch at one iteration would differ by more than 1e-2.
     """
     monkeypatch.chdir(tmp_path)
-    folder = Folder(tmp_path)
-    (tmp_path / "net.prototxt").write_text(NET)
+    folder = random_folder(tmp_path)
     for part, state in (("whole", None), ("parts", tmp_path / "whole" / "s_iter_17.solverstate")):
         folder.write_solver("SGD", f"{part}/s", "momentum: 0.9 snapshot: 17", 40)
         Solver("solver.prototxt", snapshot=state, device=DEVICE).solve()

@@ -1,21 +1,26 @@
-"""gmnet_pt.log.training_log, caffe_log and run_record: our lines against the log that Caffe
-wrote."""
+"""gmnet_pt.log: our lines against the log that Caffe wrote, records, the bar, several logs."""
 
 from __future__ import annotations
 
 import io
 import json
 import math
+import platform
 import re
+import shutil
+import subprocess
 import sys
 from datetime import datetime
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from converters.errors import MissingExtraError, OutputError
-from gmnet_pt.log.caffe_log import Line, caffe_lines, glog, parse_caffe_log
+from gmnet_pt.log import provenance
+from gmnet_pt.log.bar import BarLog
+from gmnet_pt.log.caffe_log import CaffeLog, Line, caffe_lines, glog, parse_caffe_log
 from gmnet_pt.log.events import (
     Advance,
     Clip,
@@ -34,17 +39,11 @@ from gmnet_pt.log.events import (
     Start,
     Stop,
 )
-from gmnet_pt.log.run_record import parse_record, record_line
-from gmnet_pt.log.training_log import (
-    BarLog,
-    CaffeLog,
-    Logs,
-    RunRecord,
-    TensorBoardLog,
-    TrainingLog,
-    describe_run,
-    open_log,
-)
+from gmnet_pt.log.open_log import Logs, open_log
+from gmnet_pt.log.provenance import commit_of
+from gmnet_pt.log.run_record import RunRecord, parse_record, record_line
+from gmnet_pt.log.tensorboard import TensorBoardLog
+from gmnet_pt.log.training_log import TrainingLog
 
 GOLDEN = Path(__file__).parent / "golden" / "training" / "lenet_sgd_inv"
 PREFIX = re.compile(r"[IWE]\d{4} \d\d:\d\d:\d\d\.\d{6} +\d+ (?=\w+\.[ch]pp:\d+\] )")
@@ -179,7 +178,6 @@ I0210 13:39:22.381027 25210 solver.cpp:266] Iteration 100, Testing net (#0)
     assert math.isnan(event.outputs[0].value)
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="float() of half a number: a traceback")
 def test_a_line_that_was_cut_off_in_a_number_is_passed_over() -> None:
     """The last line of a killed run, or of one that still writes."""
     whole = "I0210 13:39:22.381027 25210 solver.cpp:189] Iteration 100, loss = 0.25\n"
@@ -320,8 +318,65 @@ def test_tensorboard_missing_prints_its_install_line(
         TensorBoardLog(tmp_path)
 
 
-def test_a_run_is_described() -> None:
-    run = describe_run("net: 1", "cpu", "fp32")
+def git(folder: Path, *arguments: str) -> str:
+    identity = ("-c", "user.name=n", "-c", "user.email=e")
+    done = subprocess.run(
+        ["git", *identity, *arguments], cwd=folder, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_the_commit_is_that_of_the_tree(tmp_path: Path) -> None:
+    file, foreign = tmp_path / "module.py", tmp_path / "foreign.py"
+    file.write_text("one")
+    foreign.write_text("not tracked")
+    assert commit_of(file) == ""
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", "module.py")
+    git(tmp_path, "commit", "-q", "-m", "one")
+    git(tmp_path, "tag", "-a", "v1", "-m", "a tag hides no commit")
+    commit = git(tmp_path, "rev-parse", "HEAD")
+    assert len(commit) == 40
+    assert commit_of(file) == commit
+    assert commit_of(foreign) == ""
+    file.write_text("two")
+    assert commit_of(file) == f"{commit}-dirty"
+
+
+def test_a_run_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Path] = []
+
+    def commit(file: Path) -> str:
+        asked.append(file)
+        return "c" * 40
+
+    monkeypatch.setattr(provenance, "commit_of", commit)
+    run = provenance.describe_run("net: 1", "cpu", "fp32")
     assert (run.solver, run.device, run.precision) == ("net: 1", "cpu", "fp32")
-    assert run.versions["torch"]
-    assert re.fullmatch(r"([0-9a-f]{40}(-dirty)?)?", run.commit)
+    assert run.commit == "c" * 40
+    assert asked == [Path(provenance.__file__)]
+    assert run.versions["python"] == platform.python_version()
+    assert run.versions["torch"] == metadata.version("torch")
+
+
+def test_an_error_is_kept_in_files_and_left_to_the_terminal(tmp_path: Path) -> None:
+    terminal = io.StringIO()
+    with (
+        pytest.raises(OutputError, match="two"),
+        Logs([CaffeLog(terminal)], [CaffeLog(tmp_path / "log")]) as logs,
+    ):
+        logs.show(Message("said before"))
+        raise OutputError("one\n  two")
+    said, error = (tmp_path / "log").read_text().splitlines()
+    assert said.endswith("] said before")
+    assert error.startswith("E")
+    assert error.endswith("] one two")
+    assert terminal.getvalue().count("\n") == 1
+
+
+def test_a_line_is_read_by_one() -> None:
+    from gmnet_pt.log import caffe_log
+
+    with pytest.raises(ValueError, match="read twice"):
+        caffe_log._reads(r"\] Solving (.*)")(lambda events, match: None)

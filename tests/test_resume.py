@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,10 @@ from test_bad_input import TRAIN, Folder
 
 from converters.errors import CaffeError
 from converters.formats.caffemodel import read_caffemodel
+from converters.records.datum import encode_datum
+from converters.records.lmdb_writer import create_lmdb
 from gmnet_pt import Solver
+from gmnet_pt.log.events import Display, Event, MultiStep, Scores
 
 NET = """
 name: "shuffled"
@@ -32,11 +37,36 @@ layer { name: "loss" type: "SoftmaxWithLoss" bottom: "fc" bottom: "label" top: "
 """
 
 
+# A recurrent layer whose state outlives a pass, beside the net above; in the test net too.
+EVERYTHING = (
+    NET
+    + """
+layer { name: "ones" type: "DummyData" top: "x" top: "cont" dummy_data_param {
+  shape { dim: 2 dim: 1 dim: 3 } shape { dim: 2 dim: 1 }
+  data_filler { value: 1 } data_filler { value: 1 } } }
+layer { name: "rnn" type: "RNN" bottom: "x" bottom: "cont" top: "h"
+  recurrent_param { num_output: 2 weight_filler { type: "xavier" } } }
+layer { name: "sum" type: "Reduction" bottom: "h" top: "sum" loss_weight: 0.5 }
+"""
+)
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
     monkeypatch.chdir(tmp_path)
-    made = Folder(tmp_path)
-    (tmp_path / "net.prototxt").write_text(NET)
+    return random_folder(tmp_path)
+
+
+def random_folder(path: Path) -> Folder:
+    """A run with every kind of random number; its images are noise, so that a crop shows."""
+    made = Folder(path)
+    (path / "net.prototxt").write_text(NET)
+    shutil.rmtree(path / "db")
+    random = np.random.default_rng(0)
+    with create_lmdb(path / "db") as writer:
+        for number in range(64):
+            image = random.integers(0, 256, (1, 6, 6)).astype(np.uint8)
+            writer.put(b"%08d" % number, encode_datum(image, number % 3))
     return made
 
 
@@ -64,6 +94,68 @@ def test_resume_equals_never_having_stopped(kind: str, folder: Folder) -> None:
         folder.path / "whole" / "s_iter_40.caffemodel",
         folder.path / "parts" / "s_iter_40.caffemodel",
     )
+
+
+def shown(path: str, snapshot: str | None = None, **settings: object) -> list[Event]:
+    """What a run tells of losses, rates, steps and scores; without the speed."""
+    seen: list[Event] = []
+    Solver(path, snapshot=snapshot, device="cpu", show=seen.append, **settings).solve()
+    numbers = (Display, Scores, MultiStep)
+    return [
+        replace(event, speed=None) if isinstance(event, Display) else event
+        for event in seen
+        if isinstance(event, numbers)
+    ]
+
+
+def from_iteration(events: list[Event], first: int) -> list[Event]:
+    return [event for event in events if event.iteration >= first]  # type: ignore[attr-defined]
+
+
+RATES = """snapshot: 3 test_iter: 1 test_interval: 2 momentum: 0.9
+lr_policy: "multistep" gamma: 0.5 stepvalue: 1 stepvalue: 2"""
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [(), ("base_lr=0",), ("snapshot_format=HDF5",)],
+    ids=["all", "data and hidden state alone", "HDF5"],
+)
+def test_what_is_shown_is_as_without_a_stop(overrides: tuple[str, ...], folder: Folder) -> None:
+    """Rates and their step, scores of a test net on its next batches, a recurrent layer's state."""
+    (folder.path / "net.prototxt").write_text(EVERYTHING)
+    folder.write_solver(max_iter=8)
+    path = folder.path / "solver.prototxt"
+    path.write_text(path.read_text().replace('lr_policy: "fixed"', RATES))
+    whole = shown("solver.prototxt", overrides=overrides)
+    suffix = ".h5" if "snapshot_format=HDF5" in overrides else ""
+    parts = shown("solver.prototxt", f"out/s_iter_3.solverstate{suffix}", overrides=overrides)
+    assert parts == from_iteration(whole, 3)
+    displays = [event for event in parts if isinstance(event, Display)]
+    scores = [event for event in parts if isinstance(event, Scores)]
+    assert [event.iteration for event in displays] == [3, 4, 5, 6, 7, 8]
+    assert [event.iteration for event in scores] == [4, 6, 8]
+    # A batch or a hidden state of another moment would show in each of these.
+    assert len({event.loss for event in displays}) == len(displays)
+    assert len({event.outputs for event in scores}) == len(scores)
+    if not overrides:
+        assert displays[0].rate == pytest.approx(0.01 * 0.25)
+
+
+def test_a_resumed_run_begins_a_new_window_of_average_loss(folder: Folder) -> None:
+    """As Caffe's Step does, and its slots are counted from there: 5 is not 0 mod 3."""
+    folder.write_solver(extra="snapshot: 5", max_iter=12)
+    shown("solver.prototxt")
+    state = "out/s_iter_5.solverstate"
+    plain = [e.loss for e in shown("solver.prototxt", state) if isinstance(e, Display)]
+    smooth = [
+        e.loss
+        for e in shown("solver.prototxt", state, overrides=["average_loss=3"])
+        if isinstance(e, Display)
+    ]
+    assert len(plain) == len(smooth) == 8
+    for place, found in enumerate(smooth):
+        assert found == pytest.approx(np.mean(plain[max(0, place - 2) : place + 1]), rel=1e-5)
 
 
 def test_a_killed_run_goes_on(folder: Folder) -> None:

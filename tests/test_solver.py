@@ -9,11 +9,13 @@ import pytest
 import torch
 from golden_case import GOLDEN, relative_error
 
+from converters.errors import OutputError
 from converters.formats.caffemodel import read_caffemodel
 from converters.formats.solverstate import read_solverstate
 from converters.proto import caffe_pb2 as pb
 from gmnet_pt import Solver
-from gmnet_pt.log.events import Display, Event, Scores
+from gmnet_pt.log.events import Display, Event, Scores, Snapshot
+from gmnet_pt.solver.solver_file import SolverChoice
 
 SETTINGS = sorted(path.name for path in (GOLDEN / "solvers").iterdir())
 RUNS = sorted(path.parent.name for path in (GOLDEN / "training").glob("*/solver.prototxt"))
@@ -164,8 +166,8 @@ def check_whole_run(name: str, folder: Path, device: str, slack: float = 1) -> N
         # The log gives six digits.
         bound = (early if index <= 25 else late) + 5e-6
         assert abs(event.loss - loss) <= bound * max(loss, 1e-2), (index, event.loss, loss)
-        if hasattr(event, "rate") and event.rate is not None:
-            assert abs(event.rate - rate) <= 5e-6 * rate
+        assert event.rate is not None
+        assert abs(event.rate - rate) <= 5e-6 * rate
     scores = [event for event in seen if isinstance(event, Scores)]
     found = [(s.iteration, o.name, o.value) for s in scores for o in s.outputs]
     assert len(found) == len(arrays["test_value"]) > 0
@@ -218,6 +220,121 @@ def test_the_displayed_loss_is_the_mean_of_the_last_average_loss(tmp_path: Path)
     assert len(plain) == len(smooth) == 9
     for index, found in enumerate(smooth):
         assert found == pytest.approx(np.mean(plain[max(0, index - 2) : index + 1]), rel=1e-5)
+
+
+def events(folder: Path, *overrides: str) -> list[Event]:
+    seen: list[Event] = []
+    common = [f"snapshot_prefix={folder}/s", "snapshot=0", "test_iter=1", "test_interval=100"]
+    Solver(
+        GOLDEN / "training" / "lenet_sgd_inv" / "solver.prototxt",
+        device="cpu",
+        overrides=[*common, *overrides],
+        show=seen.append,
+    ).solve()
+    return seen
+
+
+def iterations(seen: list[Event], kind: type[Display | Scores]) -> list[int]:
+    return [event.iteration for event in seen if isinstance(event, kind)]
+
+
+@pytest.mark.parametrize(("last", "due"), [(3, [0, 2]), (4, [0, 2, 4])])
+def test_after_the_last_iteration_only_what_is_due(
+    last: int, due: list[int], tmp_path: Path
+) -> None:
+    """Caffe tests and displays once more where max_iter is a multiple of the interval."""
+    seen = events(tmp_path, f"max_iter={last}", "test_interval=2", "display=2")
+    assert iterations(seen, Scores) == due
+    assert iterations(seen, Display) == due
+
+
+@pytest.mark.parametrize(("last", "saved"), [(3, [2, 3]), (4, [2, 4])])
+def test_every_snapshot_is_written_once(last: int, saved: list[int], tmp_path: Path) -> None:
+    seen = events(tmp_path, f"max_iter={last}", "snapshot=2")
+    wanted = [f"{tmp_path}/s_iter_{number}.solverstate" for number in saved]
+    assert [event.state for event in seen if isinstance(event, Snapshot)] == wanted
+
+
+def test_each_test_net_has_its_own_test_iter(tmp_path: Path) -> None:
+    solver = Solver(
+        GOLDEN / "training" / "lenet_sgd_inv" / "solver.prototxt",
+        device="cpu",
+        overrides=["test_iter=1,3"],
+    )
+    one, three = solver.test()
+    readers = [solver.batches(net)[0].state()["batch"] for net in solver.test_nets]
+    assert readers == [1, 3]
+    # The same data and weights: the first batch alone, and the mean of three.
+    again = Solver(
+        GOLDEN / "training" / "lenet_sgd_inv" / "solver.prototxt",
+        device="cpu",
+        overrides=["test_iter=1"],
+    )
+    for mine, other in zip(solver.net.learnable, again.net.learnable, strict=True):
+        other.data.copy_(mine)
+    losses = [float(again.test()[0]["loss"]) for _ in range(3)]
+    assert float(one["loss"]) == losses[0]
+    assert float(three["loss"]) == pytest.approx(np.mean(losses), rel=1e-6)
+    assert len(set(losses)) == 3
+
+
+def test_only_a_run_that_saves_makes_the_folder(tmp_path: Path) -> None:
+    solver_file = GOLDEN / "training" / "lenet_sgd_inv" / "solver.prototxt"
+    folder = tmp_path / "made"
+    settings = [f"snapshot_prefix={folder}/s", "max_iter=1", "test_interval=5", "snapshot=0"]
+    nothing = [*settings, "snapshot_after_train=false"]
+    solver = Solver(solver_file, device="cpu", overrides=nothing)
+    solver.step()
+    assert Solver(solver_file, device="cpu", overrides=nothing).solve()
+    assert not folder.exists()
+    assert solver.snapshot().exists()
+
+
+@pytest.mark.parametrize("due", ["snapshot=1", "snapshot_after_train=true"])
+def test_a_folder_that_cannot_be_written_is_said_before_the_first_iteration(
+    due: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    settings = ["snapshot=0", "snapshot_after_train=false", due]
+    solver = Solver(
+        GOLDEN / "training" / "lenet_sgd_inv" / "solver.prototxt",
+        device="cpu",
+        overrides=[f"snapshot_prefix={tmp_path}/file/s", *settings],
+    )
+    with pytest.raises(OutputError, match=r"snapshot_prefix .*file/s"):
+        solver.solve()
+    assert solver.iter == 0
+
+
+def test_a_choice_says_all() -> None:
+    choice = SolverChoice(GOLDEN / "solvers" / "sgd_plain" / "solver.prototxt", device="cpu")
+    assert Solver(choice).param == Solver(choice.path, device="cpu").param
+    with pytest.raises(TypeError, match="says all"):
+        Solver(choice, device="cpu")
+    with pytest.raises(TypeError, match="sede"):
+        Solver(choice.path, sede=3)
+
+
+def test_going_on_begins_a_new_window_of_average_loss(tmp_path: Path) -> None:
+    """As a new call of Caffe's Step: 4 is not 0 mod 3."""
+    seen: list[Event] = []
+    settings = ["max_iter=4", "average_loss=3", "test_interval=100", "snapshot_after_train=false"]
+    solver = Solver(
+        GOLDEN / "training" / "lenet_sgd_inv" / "solver.prototxt",
+        device="cpu",
+        overrides=[*settings, "base_lr=0"],
+        show=seen.append,
+    )
+    solver.solve()
+    seen.clear()
+    solver.param.max_iter = 9
+    solver.solve()
+    shows = [event for event in seen if isinstance(event, Display) and event.outputs]
+    plain = [event.outputs[0].value for event in shows]
+    assert len(plain) == 5
+    for place, event in enumerate(shows):
+        mean = np.mean(plain[max(0, place - 2) : place + 1])
+        assert event.loss == pytest.approx(mean, rel=1e-5)
 
 
 def test_snapshot_diff_holds_the_last_update(tmp_path: Path) -> None:

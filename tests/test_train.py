@@ -13,6 +13,8 @@ from test_bad_input import Folder
 
 from converters import load_net, save_caffemodel
 from converters.formats.caffemodel import read_caffemodel
+from gmnet_pt.log.events import Message, Run
+from gmnet_pt.log.run_record import parse_record
 from gmnet_pt.solver.solver import Request
 from gmnet_pt.train import Signals, main
 
@@ -96,13 +98,16 @@ def test_layers_of_a_test_net_alone_are_loaded_too(folder: Folder) -> None:
     extra += 'inner_product_param { num_output: 2 weight_filler { type: "xavier" } } }'
     text = (folder.path / "net.prototxt").read_text()
     (folder.path / "test.prototxt").write_text(text + extra)
-    save_caffemodel(load_net("test.prototxt"), "old.caffemodel")
+    net = load_net("test.prototxt")
+    # No filler makes these.
+    for name, value in (("fc", 0.25), ("again", -0.5)):
+        net.params[name][0].data.fill_(value)
+    save_caffemodel(net, "old.caffemodel")
     folder.write_solver(extra='test_net: "test.prototxt" test_iter: 1 test_interval: 1')
     solver = Solver("solver.prototxt", weights="old.caffemodel", device="cpu")
     (test_net,) = solver.test_nets
-    old = weights_of("old.caffemodel")
-    for name in ("fc", "again"):
-        np.testing.assert_array_equal(test_net.params[name][0].detach().numpy(), old[name][0])
+    for name, value in (("fc", 0.25), ("again", -0.5)):
+        assert (test_net.params[name][0] == value).all()
     assert test_net.params["fc"][0] is solver.net.params["fc"][0]
 
 
@@ -135,6 +140,35 @@ def test_a_second_interrupt_ends_at_once(folder: Folder) -> None:
     signal.raise_signal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
+
+
+def log_lines() -> list[str]:
+    return [line.split("] ", 1)[-1] for line in Path("out/train.log").read_text().splitlines()]
+
+
+def test_an_error_while_building_leaves_a_log_of_it(
+    folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was said before the error, and the error itself, in train.log and train.jsonl."""
+    save_caffemodel(load_net("net.prototxt"), "old.caffemodel")
+    folder.write_net("num_output: 3", "num_output: 5")
+    assert train("--weights", "old.caffemodel") == 1
+    shown = capsys.readouterr().err.splitlines()
+    (error,) = [line.removeprefix("error: ") for line in shown if line.startswith("error: ")]
+    assert 'layer "fc" blob 0 has shape' in error
+    lines = log_lines()
+    assert {"Use CPU.", "Finetuning from old.caffemodel"} < set(lines)
+    assert lines[-1] == error
+    assert Path("out/train.log").read_text().splitlines()[-1].startswith("E")
+    events = parse_record(Path("out/train.jsonl").read_text())
+    assert isinstance(events[0], Run)
+    assert events[-1] == Message(error, severity="E")
+
+
+def test_an_error_in_the_run_is_in_the_log_too(folder: Folder) -> None:
+    rates = ("base_lr=1", "lr_policy=step", "gamma=3e38", "stepsize=2")
+    assert train(*(part for setting in rates for part in ("--set", setting))) == 1
+    assert "is not finite" in log_lines()[-1]
 
 
 def test_help_tells_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:

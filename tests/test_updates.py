@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import oracle
@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from converters.errors import SolverError
 from converters.proto import caffe_pb2 as pb
-from gmnet_pt.solver.lr_policy import rate_policy
-from gmnet_pt.solver.updates import Updater
+from gmnet_pt.solver.lr_policy import _policy, rate_policy
+from gmnet_pt.solver.updates import _REGULARIZERS, Updater, _rule
 
 RULES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")
 POLICIES = ("fixed", "step", "exp", "inv", "multistep", "poly", "sigmoid")
@@ -229,3 +229,13 @@ def test_history_of_another_net_is_refused_whole() -> None:
     assert all(not h.any() for h in updater.history)
     updater.load_history([torch.ones(2), torch.ones(3)], "x.solverstate")
     assert [h.tolist() for h in updater.history] == [[1, 1], [1, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    "register",
+    [lambda: _rule("SGD"), lambda: _REGULARIZERS.add("L1"), lambda: _policy("fixed")],
+    ids=["rule", "regularizer", "policy"],
+)
+def test_a_name_is_registered_once(register: Callable[[], Callable[[object], object]]) -> None:
+    with pytest.raises(ValueError, match="is registered twice"):
+        register()(lambda *given: None)

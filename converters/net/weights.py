@@ -75,7 +75,8 @@ def load_files(
     """Copy the files' blobs into the net's by layer name.
 
     Layers that the net lacks are skipped; a later file wins over an earlier one, and any file over
-    the blobs that a layer of the prototxt holds itself, which are taken if `given`. Of several
+    the blobs that a layer of the prototxt holds itself, which are taken if `given`. Layers on
+    another net's blobs alone are left as they are. Of several
     layers of one name the first in a file goes to the first in the net, and so on.
 
     Raises:
@@ -86,14 +87,14 @@ def load_files(
     done: set[str] = set()
     targets: dict[str, list[LayerPlan]] = {}
     for position in plan.layers:
-        if position.blobs:
+        if position.blobs and not store.shared.issuperset(position.owners):
             targets.setdefault(position.name, []).append(position)
             if given and position.layer.param.blobs:
-                own = given_blobs(position.layer.param, plan.source)
-                _copy(position, store, own, plan.source, "its type")
+                given_here = given_blobs(position.layer.param, plan.source)
+                _copy(position, store, given_here, plan.source, "its type")
                 report.places.update(position.owners)
                 done.add(position.key)
-    for path in files:
+    for path in files if targets else ():
         for stored, target in _matched(path, targets):
             if target is None:
                 report.skipped.append(stored.name)
@@ -104,7 +105,8 @@ def load_files(
             done.add(target.key)
             if target.key != target.name and target.name not in report.twins:
                 report.twins.append(target.name)
-    report.filled = [p.key for p in plan.layers if p.blobs and p.key not in done]
+    own = (position for positions in targets.values() for position in positions)
+    report.filled = [position.key for position in own if position.key not in done]
     if files and report.filled and strict:
         raise WeightsError(
             f"{', '.join(report.files)}: no blobs for layer{'s' * (len(report.filled) > 1)} "

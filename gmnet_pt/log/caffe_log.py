@@ -1,4 +1,4 @@
-"""The lines of Caffe's log, written and read: events ↔ text.
+"""Caffe's log, written and read: events ↔ its lines.
 
 The texts and the file:line in each prefix are those of Caffe (solver.cpp, solvers/sgd_solver.cpp),
 numbers have C++'s six significant digits; tools made for Caffe's logs read what `glog` makes.
@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from functools import singledispatch
-from typing import NamedTuple, TypeVar
+from pathlib import Path
+from typing import NamedTuple, TextIO, TypeVar
 
 from gmnet_pt.log.events import (
     Clip,
@@ -32,6 +33,7 @@ from gmnet_pt.log.events import (
     Start,
     Stop,
 )
+from gmnet_pt.log.training_log import TrainingLog, open_to_append, write_line
 
 AnyEvent = TypeVar("AnyEvent", bound=Event)
 
@@ -159,6 +161,28 @@ def output_text(output: Output) -> str:
     return f"{name} = {value:g}{loss}"
 
 
+class CaffeLog(TrainingLog):
+    """Caffe's lines with glog's prefix, on a stream or appended to a file.
+
+    Raises:
+        OutputError: the file cannot be opened or written.
+    """
+
+    def __init__(self, target: TextIO | Path) -> None:
+        self._stream = open_to_append(target) if isinstance(target, Path) else target
+        self._owned = isinstance(target, Path)
+
+    def show(self, event: Event) -> None:
+        for line in caffe_lines(event):
+            write_line(self._stream, glog(line))
+
+    def close(self) -> None:
+        if self._owned:
+            self._stream.close()
+
+
+# A number to its end: that of a line which was cut off in it is none.
+_NUMBER = r"([-+]?(?:nan|inf|\d+(?:\.\d+)?(?:e[-+]?\d+)?))(?!\S)"
 Reader = Callable[[list[Event], re.Match[str]], None]
 _READERS: list[tuple[re.Pattern[str], Reader]] = []
 
@@ -167,6 +191,8 @@ def _reads(pattern: str) -> Callable[[Reader], Reader]:
     """Register what the first match of `pattern` in a line adds to the events so far."""
 
     def register(reader: Reader) -> Reader:
+        if any(known.pattern == pattern for known, _ in _READERS):
+            raise ValueError(f"log lines {pattern!r} are read twice")
         _READERS.append((re.compile(pattern), reader))
         return reader
 
@@ -203,19 +229,19 @@ def _(events: list[Event], match: re.Match[str]) -> None:
     _amend(events, Start, lambda start: replace(start, lr_policy=match[1]))
 
 
-@_reads(r"Iteration (\d+) \((\S+) iter/s, (\S+)s/(\d+) iters\), loss = (\S+)")
+@_reads(rf"Iteration (\d+) \((\S+) iter/s, (\S+)s/(\d+) iters\), loss = {_NUMBER}")
 def _(events: list[Event], match: re.Match[str]) -> None:
     seconds = float(match[3])
     speed = Speed(seconds, round(float(match[2]) * (seconds or 1)), int(match[4]))
     events.append(Display(int(match[1]), float(match[5]), speed=speed))
 
 
-@_reads(r"Iteration (\d+), loss = (\S+)")
+@_reads(rf"Iteration (\d+), loss = {_NUMBER}")
 def _(events: list[Event], match: re.Match[str]) -> None:
     events.append(Display(int(match[1]), float(match[2])))
 
 
-_OUTPUT = r"net output #\d+: (.+?) = (\S+)(?: \(\* (\S+) = \S+ loss\))?"
+_OUTPUT = rf"net output #\d+: (.+?) = {_NUMBER}(?: \(\* (\S+) = \S+ loss\))?"
 
 
 @_reads(rf"Train {_OUTPUT}")
@@ -223,7 +249,7 @@ def _(events: list[Event], match: re.Match[str]) -> None:
     _amend(events, Display, lambda show: replace(show, outputs=(*show.outputs, _output(match))))
 
 
-@_reads(r"Iteration \d+, lr = (\S+)")
+@_reads(rf"Iteration \d+, lr = {_NUMBER}")
 def _(events: list[Event], match: re.Match[str]) -> None:
     _amend(events, Display, lambda show: replace(show, rate=float(match[1])))
 
@@ -233,7 +259,7 @@ def _(events: list[Event], match: re.Match[str]) -> None:
     events.append(Scores(int(match[1]), int(match[2]), ()))
 
 
-@_reads(r"Test loss: (\S+)")
+@_reads(rf"Test loss: {_NUMBER}")
 def _(events: list[Event], match: re.Match[str]) -> None:
     _amend(events, Scores, lambda test: replace(test, test_loss=float(match[1])))
 

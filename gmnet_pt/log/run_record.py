@@ -11,9 +11,29 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
-from gmnet_pt.log.events import Event, Output, Speed
+from gmnet_pt.log.events import Advance, Event, Output, Speed
+from gmnet_pt.log.training_log import TrainingLog, open_to_append, write_line
+
+
+class RunRecord(TrainingLog):
+    """JSON lines, appended to a file.
+
+    Raises:
+        OutputError: the file cannot be opened or written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._stream = open_to_append(path)
+
+    def show(self, event: Event) -> None:
+        if not isinstance(event, Advance):
+            write_line(self._stream, record_line(event))
+
+    def close(self) -> None:
+        self._stream.close()
 
 
 def record_line(event: Event) -> str:

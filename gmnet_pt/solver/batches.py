@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from converters.errors import CaffeError
 from converters.layers import Layer
+from converters.net.caffe_net import CaffeNet
 from converters.readers import Arrays, MemoryReader, Reader, open_reader
 from converters.readers.database import DatabaseReader
 from converters.readers.image_list import ImageListReader
-
-if TYPE_CHECKING:
-    from converters.net.caffe_net import CaffeNet
 
 
 class _Read(NamedTuple):
@@ -32,6 +32,12 @@ class Source(Protocol):
     def next(self) -> dict[str, Tensor]:
         """The next batch."""
 
+    def close(self) -> None:
+        """Release what it reads from."""
+
+
+AnySource = TypeVar("AnySource", bound=Source)
+
 
 class Batches:
     """The batches of one data layer, float32 on the host, by top name.
@@ -45,6 +51,7 @@ class Batches:
         self._thread = ThreadPoolExecutor(1, "batches")
         self._ahead: Future[_Read] | None = None
         self._state = reader.state()
+        self._closed = False
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -63,10 +70,19 @@ class Batches:
         """The next batch.
 
         Raises:
-            DataError: a record, image or file of it is damaged or of another shape.
+            DataError: a record, image or file of it is damaged or of another shape. `state` stays
+                that of this batch, and the next call reads it again.
         """
+        if self._closed:
+            raise ValueError("next() of closed batches")
         batch, self._ahead = self._ahead, None
-        read = batch.result() if batch else self._read()
+        try:
+            read = batch.result() if batch else self._read()
+        except CaffeError:
+            if self._reader.ahead:
+                with suppress(CaffeError):
+                    self._reader.restore(self._state)
+            raise
         self._state = read.state
         if self._reader.ahead:
             self._ahead = self._thread.submit(self._read)
@@ -107,6 +123,13 @@ class Batches:
         self._reader.restore(state)
         self._state = self._reader.state()
 
+    def close(self) -> None:
+        """End the thread and release the files; nothing can be read any more."""
+        self._closed = True
+        self._thread.shutdown()
+        if isinstance(self._reader, DatabaseReader):
+            self._reader.records.close()
+
 
 def open_batches(layers: Sequence[Layer], seed: int | None) -> list[Batches]:
     """The feeders of data layers, in the net's order, each with random numbers of its own.
@@ -123,6 +146,30 @@ def open_batches(layers: Sequence[Layer], seed: int | None) -> list[Batches]:
 def open_net_batches(net: CaffeNet, seed: int | None = None) -> list[Batches]:
     """The feeders of all data layers of `net`; raises as `open_batches`."""
     return open_batches(net.plan.data_layers, seed)
+
+
+@contextmanager
+def closing(sources: Sequence[AnySource]) -> Iterator[Sequence[AnySource]]:
+    """The sources, closed at the end."""
+    try:
+        yield sources
+    finally:
+        for source in sources:
+            source.close()
+
+
+def feeds(net: CaffeNet, seed: int | None = None) -> Iterator[dict[str, Tensor]]:
+    """Batches of the net's own data layers, by top name on its device, without end.
+
+    `seed` decides crops, mirrors and shuffles. Closing the iterator closes the files.
+
+    Raises:
+        DataError: a data layer's files are absent or damaged, or it is an Input, which reads none.
+    """
+    device = next((blob.device for blob in net.learnable), torch.device("cpu"))
+    with closing(open_net_batches(net, seed)) as batches:
+        while True:
+            yield next_feed(batches, device)
 
 
 def next_feed(batches: Sequence[Source], device: torch.device) -> dict[str, Tensor]:

@@ -30,6 +30,18 @@ def named_device(name: str | torch.device) -> torch.device:
     return device
 
 
+def choose_device(
+    solver: pb.SolverParameter, wanted: str | torch.device | None
+) -> tuple[torch.device, Message]:
+    """`wanted`, or what the solver says, and Caffe's word on it; raises as `named_device`."""
+    if wanted is not None:
+        device = named_device(wanted)
+    else:
+        device = solver_device(solver)
+    asked = wanted is None and solver.solver_mode == pb.SolverParameter.GPU
+    return device, device_message(device, missing=asked)
+
+
 def solver_device(solver: pb.SolverParameter) -> torch.device:
     """What solver_mode and device_id say; the CPU where there is no such GPU."""
     wanted = solver.solver_mode == pb.SolverParameter.GPU

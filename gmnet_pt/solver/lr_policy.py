@@ -16,6 +16,7 @@ import numpy as np
 
 from converters.errors import SolverError
 from converters.proto import caffe_pb2 as pb
+from converters.registry import Registry
 
 
 class Rate(NamedTuple):
@@ -35,7 +36,7 @@ class _Entry(NamedTuple):
     positive: tuple[str, ...]
 
 
-_POLICIES: dict[str, _Entry] = {}
+_POLICIES: Registry[_Entry] = Registry("learning rate policy")
 
 
 def _policy(
@@ -44,9 +45,7 @@ def _policy(
     """Register what a policy multiplies base_lr with, and the fields that Caffe checks for it."""
 
     def register(factor: Factor) -> Factor:
-        if name in _POLICIES:
-            raise ValueError(f"learning rate policy {name!r} is registered twice")
-        _POLICIES[name] = _Entry(factor, non_negative, positive)
+        _POLICIES.add(name)(_Entry(factor, non_negative, positive))
         return factor
 
     return register

@@ -1,6 +1,7 @@
-"""A net's outputs as numbers, and their means over several batches, as Caffe tests a net.
+"""Numbers to show: a net's outputs, their means over batches, the loss smoothed over iterations.
 
-The solver's tests and `gmnet_pt.test` use both. Source: Caffe solver.cpp Test, tools/caffe.cpp.
+The solver and `gmnet_pt.test` use them. Source: Caffe solver.cpp Test and UpdateSmoothedLoss,
+tools/caffe.cpp.
 """
 
 from __future__ import annotations
@@ -62,3 +63,27 @@ class Means:
     def outputs(self) -> dict[str, Tensor]:
         """The mean of each output, by blob name."""
         return {name: total / self._batches for name, total in self._sums.items()}
+
+
+class SmoothedLoss:
+    """The mean of the losses so far, at most of the last `window`; nothing waits for the device.
+
+    `value` is 0-d; `start` is shown until the first loss comes.
+    """
+
+    def __init__(self, window: int, start: Tensor) -> None:
+        self._window = window
+        self._losses: list[Tensor] = []
+        self._count = 0
+        self.value = start
+
+    def add(self, loss: Tensor) -> None:
+        """Take in the loss of the next iteration, 0-d."""
+        slot = self._count % self._window
+        self._count += 1
+        if len(self._losses) < self._window:
+            self._losses.append(loss)
+            self.value = (self.value * slot + loss) / self._count if slot else loss
+        else:
+            self.value = self.value + (loss - self._losses[slot]) / self._window
+            self._losses[slot] = loss

@@ -1,28 +1,26 @@
 """The training loop: Caffe's Solver on a torch net.
 
 Caffe's order within an iteration: test, iter_size × (forward, backward), display, update, snapshot.
-Neighbours: `solver_file` (what to train), `updates` (the six rules), `lr_policy`, `batches` (data),
-`snapshot` (files), `log`. Source: Caffe solver.cpp.
+Neighbours: `solver_file` (what to train), `nets` and `batches`, `step`, `updates` and `lr_policy`
+(an iteration), `testing`, `run_state` and `snapshot` (files). Source: Caffe solver.cpp.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from converters.environment import find_file
 from converters.errors import SolverError
-from converters.net.caffe_net import CaffeNet, build_net
-from converters.net.choice import NetChoice, weight_files
-from converters.net.layerwise import total_loss
-from converters.net.weights import LoadReport
+from converters.net.caffe_net import CaffeNet
+from converters.net.choice import Weights
 from converters.proto import caffe_pb2 as pb
 from gmnet_pt.log.events import (
     Advance,
@@ -33,19 +31,26 @@ from gmnet_pt.log.events import (
     Finetune,
     Message,
     MultiStep,
+    Resume,
     Scores,
+    Snapshot,
     Speed,
     Start,
     Stop,
 )
+from gmnet_pt.solver import not_finite, solver_file, testing
 from gmnet_pt.solver import snapshot as snapshots
-from gmnet_pt.solver import solver_file
-from gmnet_pt.solver.batches import Batches, next_feed, open_net_batches
-from gmnet_pt.solver.debug_info import outputs as outputs_of
-from gmnet_pt.solver.debug_info import show_forward, show_forward_backward
-from gmnet_pt.solver.device import device_message, named_device, solver_device
+from gmnet_pt.solver.batches import Batches
+from gmnet_pt.solver.debug_info import show_forward_backward
+from gmnet_pt.solver.device import choose_device
 from gmnet_pt.solver.lr_policy import rate_policy
-from gmnet_pt.solver.scores import Means, list_outputs
+from gmnet_pt.solver.nets import FedNet
+from gmnet_pt.solver.precision import named_precision
+from gmnet_pt.solver.random_numbers import RandomNumbers
+from gmnet_pt.solver.run_state import NetState, RunState, on_host
+from gmnet_pt.solver.scores import SmoothedLoss, list_outputs
+from gmnet_pt.solver.solver_file import SolverChoice
+from gmnet_pt.solver.step import Feed, Passed, TrainingStep
 from gmnet_pt.solver.updates import Updater
 
 
@@ -57,31 +62,21 @@ class Request(Enum):
     STOP = "stop"
 
 
-class Precision(NamedTuple):
-    """How a step computes: autocast's type (None is plain fp32), and whether TF32 may be used."""
-
-    autocast: torch.dtype | None
-    tf32: bool
-
-
-PRECISIONS = {
-    "fp32": Precision(None, False),
-    "tf32": Precision(None, True),
-    "bf16": Precision(torch.bfloat16, True),
-}
+def no_request() -> Request:
+    """Nobody asks for anything."""
+    return Request.NONE
 
 
 class Solver:
-    """Trains the net of a solver file as Caffe would.
+    """Trains the net of a solver file as Caffe would; `with` closes its readers.
 
     Args:
-        path: a solver file, or a net with a solver.prototxt beside it.
+        path: a solver file, a net with a solver.prototxt beside it, or a whole `SolverChoice`.
         weights: caffemodels to start from, by layer name, instead of the file's `weights`.
         snapshot: a .solverstate to continue from; no weights are read but its own.
         device: "cpu", "cuda", "cuda:1"; None follows solver_mode and device_id.
-        overrides: FIELD=VALUE settings of the solver file.
-        level, stages: added to the file's train_state.
-        input_shapes: shapes of data layers' tops whose files are absent (`step` needs inputs then).
+        show: is given the events of the run (`gmnet_pt.log.events`).
+        settings: the other fields of `SolverChoice`.
 
     Raises:
         CaffeError: anything wrong in the files, one line each.
@@ -89,39 +84,34 @@ class Solver:
 
     def __init__(
         self,
-        path: str | Path,
-        weights: str | Path | Sequence[str | Path] | None = None,
+        path: str | Path | SolverChoice,
+        weights: Weights = None,
         snapshot: str | Path | None = None,
         device: str | torch.device | None = None,
-        solver: str | Path | None = None,
-        overrides: Sequence[str] = (),
-        level: int | None = None,
-        stages: Sequence[str] = (),
-        strict: bool = False,
-        precision: str = "fp32",
-        input_shapes: Mapping[str, Sequence[int]] | None = None,
-        allow_python_layers: bool = False,
         show: Callable[[Event], None] = lambda event: None,
+        **settings: Any,
     ) -> None:
-        self.param, self.path = solver_file.read_solver_or_net(path, solver, overrides)
+        if isinstance(path, SolverChoice):
+            if settings or (weights, snapshot, device) != (None, None, None):
+                raise TypeError("a SolverChoice says all: change it with dataclasses.replace")
+            choice = path
+        else:
+            choice = SolverChoice(path, weights, snapshot, device, **settings)
+        self.choice, self.show = choice, show
+        self.param, self.path = pb.SolverParameter(), choice.file.path
+        self.param.CopyFrom(choice.file.param)
         source = str(self.path)
-        solver_file.check(self.param, source)
-        solver_file.choose_state(self.param, level, stages)
-        solver_file.choose_weights(self.param, weights, snapshot)
         self._rate = rate_policy(self.param, source)
-        self.show = show
-        self.precision = _precision(precision)
-        self.device = self._choose_device(device)
-        if self.param.random_seed >= 0:
-            torch.manual_seed(self.param.random_seed)
+        self.precision = named_precision(choice.precision)
+        self.device, message = choose_device(self.param, choice.device)
+        show(message)
         self.iter = 0
         self.current_step = 0
-        self._python = allow_python_layers
-        self.net = self._build(solver_file.train_net(self.param, self.path), input_shapes)
-        self.test_nets = [self._build(net) for net in solver_file.test_nets(self.param, self.path)]
-        self.load_report = self._load_weights(strict)
-        for test_net in self.test_nets:
-            test_net.share(self.net)
+        self.random = RandomNumbers(self._seed, self.device)
+        resumed = None if choice.snapshot is None else snapshots.read(Path(choice.snapshot))
+        with self.random.entered():
+            self._fed = self._build_nets(fill=resumed is None)
+        self.net, *self.test_nets = (fed.net for fed in self._fed)
         learnables = self.net.plan.learnables
         self.updater = Updater(
             self.net.learnable,
@@ -130,80 +120,74 @@ class Solver:
             self.param,
             source,
         )
-        self._batches: dict[int, list[Batches]] = {}
-        self._losses: list[Tensor] = []
-        self._start = 0
-        self._smoothed = torch.zeros((), device=self.device)
+        self.training = TrainingStep(self.net, self.updater, self.device, self.precision)
+        # What the step is given, filled anew each iteration: the device need not wait for them.
+        self._rate_now = torch.zeros((), device=self.device)
+        self._iteration_now = torch.zeros((), dtype=torch.float64, device=self.device)
+        self._begin_window(0.0)
         self._stop = self._debug_train = False
-        self._requests: Callable[[], Request] = lambda: Request.NONE
-        self._last_feed: Mapping[str, Any] | None = None
+        self._requests = no_request
+        self._last_feed: Feed | None = None
         self.last_snapshot: Path | None = None
-        self._shown_at, self._shown_iter = time.monotonic(), 0
-        snapshots.check_folder(self.param)
-        if snapshot is not None:
-            snapshots.restore(self, Path(snapshot))
+        if resumed is not None:
+            self.load(resumed, str(choice.snapshot))
+            self.last_snapshot = Path(str(choice.snapshot))
+            show(Resume(str(choice.snapshot)))
 
     # One iteration -------------------------------------------------------------------------------
 
-    def step(self, inputs: Mapping[str, Any] | None = None) -> Tensor:
-        """One iteration on `inputs` (each pass of iter_size takes them) or the net's data layers.
+    def step(self, n: int | Feed = 1, inputs: Feed | None = None) -> Tensor:
+        """`n` iterations on the net's data layers; or one on `inputs`, given here or as `n`.
 
-        Returns the loss before the update, averaged over iter_size: a 0-d tensor on the device.
+        Each pass of iter_size takes the inputs, an array or tensor by name. Returns the loss before
+        the last update, averaged over iter_size: a 0-d tensor on the device.
+
+        Raises:
+            SolverError: `n` is below 1, or not 1 beside inputs; the loss is not finite (on a CPU).
         """
-        loss, _ = self._forward_backward(inputs)
-        self._update()
+        if isinstance(n, Mapping):
+            n, inputs = (1, n) if inputs is None else (2, n)
+        if n < 1 or (inputs is not None and n != 1):
+            raise SolverError(f"{self.path}: step takes a number from 1 on, or inputs for one step")
+        for _ in range(n):
+            loss, _ = self._accumulate(inputs)
+            self._update()
         return loss
 
-    def _forward_backward(
-        self, inputs: Mapping[str, Any] | None, debug: bool = False
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        for parameter in self.net.parameters():
-            parameter.grad = None
-        total = torch.zeros((), device=self.device)
-        for _ in range(self.param.iter_size):
-            self._last_feed = feed = self._feed(self.net) if inputs is None else inputs
-            if debug:
-                with self._arithmetic():
-                    loss, outputs = show_forward_backward(self.net, feed, self.show)
-            else:
-                with self._arithmetic():
-                    loss, outputs = self.net.loss(feed)
-                if loss.requires_grad:
-                    loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
-        total /= self.param.iter_size
+    def _accumulate(self, inputs: Feed | None, debug: bool = False) -> Passed:
+        feeds = (self._train_feed(inputs) for _ in range(self.param.iter_size))
+        with self.random.entered():
+            passed = self.training.accumulate(feeds, self._show_pass if debug else None)
         # A device is not made to wait for this; there the loss is looked at where it is displayed.
         if self.device.type == "cpu":
-            self._require_finite(total)
-        return total, outputs
+            self._require_finite(passed.loss)
+        return passed
+
+    def _train_feed(self, inputs: Feed | None) -> Feed:
+        self._last_feed = self._fed[0].next() if inputs is None else inputs
+        return self._last_feed
+
+    def _show_pass(self, feed: Feed) -> Passed:
+        with self.precision.arithmetic(self.device):
+            return Passed(*show_forward_backward(self.net, feed, self.show))
 
     def _update(self) -> None:
         step = self.current_step
-        self.rate, self.current_step = self._rate(self.iter, step)
+        rate, self.current_step = self._rate(self.iter, step)
         if self.current_step != step:
             self.show(MultiStep(self.iter, self.current_step))
-        gradients = [blob.grad for blob in self.net.learnable]
-        rate = torch.tensor(self.rate, device=self.device)
-        self.updater.step(gradients, rate, self.iter)
+        self.training.update(self._rate_now.fill_(rate), self._iteration_now.fill_(self.iter))
         norm = self.updater.gradient_norm
         if norm is not None and self.device.type == "cpu" and norm > self.param.clip_gradients:
             self.show(Clip(float(norm), self.param.clip_gradients))
         self.iter += 1
 
-    def _arithmetic(self) -> torch.autocast:
-        chosen = self.precision.autocast
-        return torch.autocast(
-            self.device.type, dtype=chosen or torch.bfloat16, enabled=chosen is not None
-        )
-
     def _require_finite(self, loss: Tensor) -> None:
         if bool(torch.isfinite(loss)) or self._last_feed is None:
             return
-        layer, blob = first_not_finite(self.net, self._last_feed)
-        raise self._not_finite(
-            f"the loss is {float(loss):g} at iteration {self.iter}; the first blob that is not "
-            f'finite is "{blob}" of layer "{layer}"'
-        )
+        with self.random.entered(), self.precision.arithmetic(self.device):
+            found = not_finite.in_loss(self.net, self._last_feed, float(loss), self.iter)
+        raise self._not_finite(found)
 
     def _not_finite(self, found: str) -> SolverError:
         last = self.last_snapshot
@@ -215,30 +199,40 @@ class Solver:
 
     # Data ----------------------------------------------------------------------------------------
 
+    @property
+    def _seed(self) -> int | None:
+        return self.param.random_seed if self.param.random_seed >= 0 else None
+
     def batches(self, net: CaffeNet) -> list[Batches]:
-        """The readers of a net's data layers, opened on first use."""
-        if id(net) not in self._batches:
-            seed = self.param.random_seed if self.param.random_seed >= 0 else None
-            self._batches[id(net)] = open_net_batches(net, seed)
-        return self._batches[id(net)]
+        """The readers of the data layers of one of the run's nets, opened on first use."""
+        return next(fed for fed in self._fed if fed.net is net).batches
 
-    def opened_batches(self, net: CaffeNet) -> list[Batches]:
-        """As `batches`, without opening: none if the net has not been fed yet."""
-        return self._batches.get(id(net), [])
+    def close(self) -> None:
+        """Close the readers; whatever is read later begins at the first record."""
+        for fed in self._fed:
+            fed.close()
 
-    def _feed(self, net: CaffeNet) -> dict[str, Tensor]:
-        return next_feed(self.batches(net), self.device)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.close()
 
     # The whole run -------------------------------------------------------------------------------
 
-    def solve(self, requests: Callable[[], Request] = lambda: Request.NONE) -> bool:
-        """Train to max_iter with tests, display and snapshots; False if `requests` stopped it."""
+    def solve(self, requests: Callable[[], Request] = no_request) -> bool:
+        """Train to max_iter with tests, display and snapshots; False if `requests` stopped it.
+
+        Raises:
+            OutputError: a snapshot is due some time and its folder cannot be made or written.
+            CaffeError: damaged data, a loss or parameters that are not finite.
+        """
+        if self.param.snapshot or self.param.snapshot_after_train:
+            snapshots.check_folder(self.param.snapshot_prefix)
         self.show(Start(self.net.name, self.param.lr_policy, self.iter, self.param.max_iter))
-        self._stop = False
+        self._stop = self._debug_train = False
         self._requests = requests
-        self._debug_train = False
-        self._losses, self._smoothed = [], torch.zeros((), device=self.device)
-        self._start, self._shown_at, self._shown_iter = self.iter, time.monotonic(), self.iter
+        self._begin_window(0.0)
         while self.iter < self.param.max_iter and not self._stop:
             self._iterate()
         if self.param.snapshot_after_train and not self._just_saved():
@@ -252,6 +246,12 @@ class Solver:
         self.show(Stop())
         return True
 
+    def _begin_window(self, loss: float) -> None:
+        """Start the smoothed loss and the clock; `loss` is shown until there is another."""
+        start = torch.full((), loss, device=self.device)
+        self._smoothed = SmoothedLoss(self.param.average_loss, start)
+        self._shown_at, self._shown_iter = time.monotonic(), self.iter
+
     def _iterate(self) -> None:
         param = self.param
         due = param.test_interval and self.iter % param.test_interval == 0
@@ -261,8 +261,8 @@ class Solver:
                 return
         display = bool(param.display) and self.iter % param.display == 0
         self._debug_train = display and param.debug_info
-        loss, outputs = self._forward_backward(None, self._debug_train)
-        self._smooth(loss)
+        loss, outputs = self._accumulate(None, self._debug_train)
+        self._smoothed.add(loss)
         if display:
             self._display(outputs)
         self._update()
@@ -272,75 +272,103 @@ class Solver:
             self._snapshot_if_sound()
         self._stop = request is Request.STOP
 
-    def _smooth(self, loss: Tensor) -> None:
-        """Caffe's UpdateSmoothedLoss: a running mean, then a window of average_loss values."""
-        window = self.param.average_loss
-        if len(self._losses) < window:
-            self._losses.append(loss)
-            size = len(self._losses)
-            self._smoothed = (self._smoothed * (size - 1) + loss) / size
-        else:
-            slot = (self.iter - self._start) % window
-            self._smoothed = self._smoothed + (loss - self._losses[slot]) / window
-            self._losses[slot] = loss
-
     def _display(self, outputs: Mapping[str, Tensor]) -> None:
-        self._require_finite(self._smoothed)
+        self._require_finite(self._smoothed.value)
         now = time.monotonic()
         rate, _ = self._rate(self.iter, self.current_step)
         speed = Speed(now - self._shown_at, self.iter - self._shown_iter, self.param.display)
         shown = tuple(list_outputs(self.net, outputs))
-        self.show(Display(self.iter, float(self._smoothed), shown, rate, speed))
+        self.show(Display(self.iter, float(self._smoothed.value), shown, rate, speed))
         self._shown_at, self._shown_iter = now, self.iter
 
     def _final_display(self) -> None:
         if self.param.display and self.iter % self.param.display == 0:
-            with torch.no_grad(), self._arithmetic():
-                loss, _ = self._forward(self.net, self._debug_train)
-            self._smooth(loss)
-            self.show(Display(self.iter, float(self._smoothed)))
+            self._smoothed.add(self._forward(self._fed[0], self._debug_train).loss)
+            self.show(Display(self.iter, float(self._smoothed.value)))
 
     def test(self) -> list[dict[str, Tensor]]:
         """Mean outputs of each test net over its test_iter batches, by blob name."""
         results = []
-        for index, net in enumerate(self.test_nets):
-            scores = self._test(index, net)
-            if scores is None:
+        for index, (fed, count) in enumerate(zip(self._fed[1:], self.param.test_iter)):
+            self.show(Evaluation(self.iter, index))
+            run = partial(self._forward, fed, self.param.debug_info)
+            means = testing.mean_passes(fed.net, count, run, self._may_test)
+            if means is None:
+                self.show(Message("Test interrupted."))
                 break
+            scores = means.outputs()
+            loss_shown = means.loss() if self.param.test_compute_loss else None
+            self.show(Scores(self.iter, index, tuple(list_outputs(fed.net, scores)), loss_shown))
             results.append(scores)
         return results
 
-    def _test(self, index: int, net: CaffeNet) -> dict[str, Tensor] | None:
-        self.show(Evaluation(self.iter, index))
-        count = self.param.test_iter[index]
-        means = Means(net)
-        for _ in range(count):
-            request = self._requests()
-            if request is Request.SNAPSHOT:
-                self._snapshot_if_sound()
-            if request is Request.STOP:
-                self._stop = True
-                self.show(Message("Test interrupted."))
-                return None
-            with torch.no_grad(), self._arithmetic():
-                means.add(*self._forward(net, self.param.debug_info))
-        scores = means.outputs()
-        loss_shown = means.loss() if self.param.test_compute_loss else None
-        self.show(Scores(self.iter, index, tuple(list_outputs(net, scores)), loss_shown))
-        return scores
+    def _may_test(self) -> bool:
+        """Answer requests between two batches of a test; False where it is to end."""
+        request = self._requests()
+        if request is Request.SNAPSHOT:
+            self._snapshot_if_sound()
+        self._stop = request is Request.STOP
+        return not self._stop
 
-    def _forward(self, net: CaffeNet, debug: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        feed = self._feed(net)
-        if not debug:
-            return net.loss(feed)
-        ran = show_forward(net, feed, self.show)
-        return total_loss(ran), outputs_of(net, ran)
+    def _forward(self, fed: FedNet, debug: bool) -> Passed:
+        feed, show = fed.next(), self.show if debug else None
+        with self.random.entered():
+            return testing.forward(fed.net, feed, self.device, self.precision, show)
 
-    # Files ---------------------------------------------------------------------------------------
+    # State and files -----------------------------------------------------------------------------
+
+    def state(self) -> RunState:
+        """Where the run stands, parameters aside: a copy that training does not change."""
+        return RunState(
+            self.iter,
+            self.current_step,
+            tuple(map(on_host, self.updater.history)),
+            type=self.param.type,
+            random=self.random.state(),
+            nets=tuple(fed.state() for fed in self._fed),
+            smoothed_loss=float(self._smoothed.value),
+        )
+
+    def load(self, state: RunState, source: str = "state") -> None:
+        """Go on from `state`, with the weights that it names; without a name, those of now.
+
+        Nets that it does not know begin afresh. `source` names it in errors.
+
+        Raises:
+            SolverError, WeightsError: it is of another solver type or net.
+        """
+        if state.type not in (None, self.param.type):
+            raise SolverError(
+                f'{source}: was written by solver type "{state.type}", not "{self.param.type}"'
+            )
+        self.updater.load_history([x.to(self.device) for x in state.history], source)
+        if state.learned_net:
+            self.net.load_weights(state.learned_net, strict=True)
+        self.iter, self.current_step = state.iteration, state.current_step
+        self._begin_window(state.smoothed_loss or 0.0)
+        unknown = [NetState()] * (len(self._fed) - len(state.nets))
+        try:
+            self.random.restore(state.random)
+            for fed, known in zip(self._fed, [*state.nets, *unknown]):
+                fed.load(known)
+        except (KeyError, ValueError, RuntimeError, TypeError) as error:
+            raise SolverError(
+                f"{source}: does not belong to this net ({error}); without its .state.npz it is "
+                "resumed as Caffe does"
+            ) from error
 
     def snapshot(self) -> Path:
-        """Write PREFIX_iter_N.caffemodel, .state.npz and .solverstate; returns the last."""
-        self.last_snapshot = snapshots.save(self)
+        """Write PREFIX_iter_N.caffemodel, .state.npz and .solverstate; returns the last.
+
+        Raises:
+            OutputError: a file cannot be written; earlier snapshots are untouched.
+        """
+        param = self.param
+        hdf5 = param.snapshot_format == pb.SolverParameter.HDF5
+        files = snapshots.snapshot_files(param.snapshot_prefix, self.iter, hdf5)
+        self.show(Snapshot(str(files.model), str(files.state)))
+        diffs = self.updater.updates if param.snapshot_diff else None
+        self.last_snapshot = snapshots.write(self.state(), self.net, files, diffs)
         return self.last_snapshot
 
     def _snapshot_if_sound(self) -> None:
@@ -349,68 +377,36 @@ class Solver:
         Raises:
             SolverError: they are not.
         """
-        self._require_finite(self._smoothed)
-        for entry, blob in zip(self.net.plan.learnables, self.net.learnable, strict=True):
-            if not bool(torch.isfinite(blob).all()):
-                raise self._not_finite(
-                    f"after iteration {self.iter - 1} parameter blob {entry.place} of layer "
-                    f'"{entry.layer}" is not finite'
-                )
+        self._require_finite(self._smoothed.value)
+        if found := not_finite.in_parameters(self.net, self.iter - 1):
+            raise self._not_finite(found)
         self.snapshot()
 
     def _just_saved(self) -> bool:
         return bool(self.param.snapshot) and self.iter % self.param.snapshot == 0
 
-    def _build(
-        self, choice: NetChoice, shapes: Mapping[str, Sequence[int]] | None = None
-    ) -> CaffeNet:
-        given = {name: tuple(shape) for name, shape in (shapes or {}).items()}
-        choice = replace(choice, input_shapes=given, allow_python_layers=self._python)
-        return build_net(choice).to(self.device)
+    def _build_nets(self, fill: bool) -> list[FedNet]:
+        """The train net, then the test nets on its blobs, with the weights to start from.
 
-    def _choose_device(self, wanted: str | torch.device | None) -> torch.device:
-        if wanted is not None:
-            device = named_device(wanted)
-        else:
-            device = solver_device(self.param)
-        asked = wanted is None and self.param.solver_mode == pb.SolverParameter.GPU
-        self.show(device_message(device, missing=asked))
-        return device
-
-    def _load_weights(self, strict: bool) -> LoadReport | None:
-        named = [name for entry in self.param.weights for name in weight_files(entry)]
-        files = [find_file(name, self.path.parent) for name in named]
-        if not files:
-            return None
+        Without `fill` the train net's blobs are left for a snapshot's.
+        """
+        files = solver_file.weights(self.param, self.path)
         for file in files:
-            self.show(Finetune(str(file)))
-        for test_net in self.test_nets:
-            if test_net.params.keys() - self.net.params.keys():
-                test_net.initialize(files, refill=False)
-        report = self.net.initialize(files, strict, refill=False)
-        for line in report.lines():
+            self.show(Finetune(file))
+        shapes = {name: tuple(x) for name, x in (self.choice.input_shapes or {}).items()}
+        python = self.choice.allow_python_layers
+        choice = replace(
+            solver_file.train_net(self.param, self.path),
+            weights=files,
+            strict=self.choice.strict,
+            input_shapes=shapes,
+            allow_python_layers=python,
+        )
+        train = FedNet(choice, self.device, self._seed, fill=fill)
+        for line in train.report.lines() if files else ():
             self.show(Message(line, "net.cpp:746"))
-        return report
-
-
-def first_not_finite(net: CaffeNet, feed: Mapping[str, Any]) -> tuple[str, str]:
-    """The first layer, in Caffe's order, with a top (or blob) that is not finite, and its name."""
-    for name, blobs in net.params.items():
-        for index, blob in enumerate(blobs):
-            if not bool(torch.isfinite(blob).all()):
-                return name, f"parameter blob {index}"
-    with torch.no_grad():
-        blobs_by_name = net(feed, blobs="all")
-    for position in net.plan.layers:
-        for name in position.top_names:
-            if name in blobs_by_name and not bool(torch.isfinite(blobs_by_name[name]).all()):
-                return position.name, name
-    return "?", "the loss itself"
-
-
-def _precision(name: str) -> Precision:
-    if name not in PRECISIONS:
-        raise SolverError(f"--precision {name}: one of {', '.join(PRECISIONS)}")
-    torch.backends.cuda.matmul.allow_tf32 = PRECISIONS[name].tf32
-    torch.backends.cudnn.allow_tf32 = PRECISIONS[name].tf32
-    return PRECISIONS[name]
+        tests = (
+            replace(net, weights=files, allow_python_layers=python)
+            for net in solver_file.test_nets(self.param, self.path)
+        )
+        return [train, *(FedNet(net, self.device, self._seed, train.net) for net in tests)]

@@ -1,4 +1,4 @@
-"""The solver file: reading it, overriding fields, and the train and test nets that it names.
+"""The solver file: which one, overriding its fields, and the train and test nets that it names.
 
 `gmnet_pt.solver.solver` runs what is decided here. Source: Caffe solver.cpp, InitTrainNet,
 InitTestNets.
@@ -7,23 +7,79 @@ InitTestNets.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from google.protobuf import text_format
 
 from converters.environment import find_file
 from converters.errors import CaffeError, SolverError
-from converters.net.choice import NetChoice
+from converters.net.choice import NetChoice, Weights, weight_files
 from converters.proto import caffe_pb2 as pb
 from converters.prototxt.kind import is_solver
 from converters.prototxt.text import read_net, read_solver, read_text
 from converters.prototxt.upgrade import upgrade_net
 
+if TYPE_CHECKING:
+    import torch
+
+
+class SolverFile(NamedTuple):
+    """A solver with all settings applied, and the file it was read from."""
+
+    param: pb.SolverParameter
+    path: Path
+
+
+@dataclass(frozen=True, eq=False)
+class SolverChoice:
+    """Which run: everything that decides what a `Solver` does, made by the command line or by hand.
+
+    Args:
+        path: a solver file, or a net, which takes `solver` or the solver.prototxt beside it.
+        weights: caffemodels to start from, by layer name, instead of the file's `weights`; with
+            `strict` a layer that none of them has is an error.
+        snapshot: a .solverstate to continue from; no weights are read but its own.
+        device: "cpu", "cuda", "cuda:1"; None follows solver_mode and device_id.
+        overrides: FIELD=VALUE settings of the solver file.
+        level, stages: added to the file's train_state.
+        precision: "fp32", "tf32" or "bf16".
+        input_shapes: shapes of data layers' tops whose files are absent (`step` needs inputs then).
+    """
+
+    path: str | Path
+    weights: Weights = None
+    snapshot: str | Path | None = None
+    device: str | torch.device | None = None
+    solver: str | Path | None = None
+    overrides: Sequence[str] = ()
+    level: int | None = None
+    stages: Sequence[str] = ()
+    strict: bool = False
+    precision: str = "fp32"
+    input_shapes: Mapping[str, Sequence[int]] | None = None
+    allow_python_layers: bool = False
+
+    @cached_property
+    def file(self) -> SolverFile:
+        """The solver that all this amounts to, read once.
+
+        Raises:
+            CaffeError: no such file, or fields that contradict each other or this choice.
+        """
+        param, path = read_solver_or_net(self.path, self.solver, self.overrides)
+        check(param, str(path))
+        choose_state(param, self.level, self.stages)
+        choose_weights(param, self.weights, self.snapshot)
+        return SolverFile(param, path)
+
 
 def read_solver_or_net(
     path: str | Path, solver: str | Path | None = None, overrides: Iterable[str] = ()
-) -> tuple[pb.SolverParameter, Path]:
+) -> SolverFile:
     """The solver to run for `path`, a solver or a net file, and the file it was read from.
 
     A net takes `solver`, or the solver.prototxt beside it, whose net it replaces. `overrides` are
@@ -38,7 +94,7 @@ def read_solver_or_net(
             raise SolverError(f"{path}: is a solver already; --solver goes with a net")
         message = read_solver(path)
         override(message, overrides, str(path))
-        return _with_prefix(message, path), path
+        return SolverFile(_with_prefix(message, path), path)
     beside = Path(solver) if solver is not None else path.with_name("solver.prototxt")
     if not beside.exists():
         raise SolverError(f"{path}: is a net; there is no solver {beside} (give one with --solver)")
@@ -47,7 +103,7 @@ def read_solver_or_net(
         message.ClearField(name)
     message.net = str(path)
     override(message, overrides, str(beside))
-    return _with_prefix(message, beside), beside
+    return SolverFile(_with_prefix(message, beside), beside)
 
 
 def _with_prefix(message: pb.SolverParameter, path: Path) -> pb.SolverParameter:
@@ -63,7 +119,7 @@ def override(message: pb.SolverParameter, settings: Iterable[str], source: str) 
     """Set fields given as FIELD=VALUE; a repeated field takes comma-separated values.
 
     Raises:
-        SolverError: an unknown field (all are listed), or a value of another type.
+        SolverError: an unknown field (all are listed), a value of another type, or several fields.
     """
     for setting in settings:
         name, equals, value = setting.partition("=")
@@ -88,10 +144,18 @@ def _set(message: pb.SolverParameter, name: str, value: str, source: str) -> Non
     quoted = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     for text in (value, quoted):
         try:
-            text_format.Merge(f"{name}: {text}", message)
-            return
+            found = text_format.Parse(f"{name}: {text}", pb.SolverParameter())
         except text_format.ParseError as error:
             reason = str(error).split(" : ", 1)[-1]
+            continue
+        names = [field.name for field, _ in found.ListFields()]
+        if len(names) > 1:
+            raise SolverError(
+                f"{source}: cannot set {name} to {value!r}: a setting sets one field, this one "
+                f"sets {', '.join(names)}; give each its own"
+            )
+        message.MergeFrom(found)
+        return
     raise SolverError(f"{source}: cannot set {name} to {value!r}: {reason}")
 
 
@@ -144,7 +208,7 @@ def choose_state(solver: pb.SolverParameter, level: int | None, stages: Sequence
 
 def choose_weights(
     solver: pb.SolverParameter,
-    weights: str | Path | Sequence[str | Path] | None,
+    weights: Weights,
     snapshot: str | Path | None,
 ) -> None:
     """Leave in `weights` the files to start from: given ones replace the solver's own.
@@ -152,15 +216,21 @@ def choose_weights(
     Raises:
         SolverError: weights and a snapshot are given.
     """
-    given = [weights] if isinstance(weights, str | Path) else list(weights or ())
+    given = weight_files(weights)
     if given and snapshot is not None:
         raise SolverError(
-            f"give weights to start from ({', '.join(map(str, given))}) or a snapshot to "
+            f"give weights to start from ({', '.join(given)}) or a snapshot to "
             f"continue from ({snapshot}), not both"
         )
     if given or snapshot is not None:
         solver.ClearField("weights")
-        solver.weights.extend(map(str, given))
+        solver.weights.extend(given)
+
+
+def weights(solver: pb.SolverParameter, source: Path) -> tuple[str, ...]:
+    """The files to start from, in their order; each may be several with commas, as in Caffe."""
+    named = (name for entry in solver.weights for name in weight_files(entry))
+    return tuple(str(find_file(name, source.parent)) for name in named)
 
 
 def train_net(solver: pb.SolverParameter, source: Path) -> NetChoice:

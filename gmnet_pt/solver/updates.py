@@ -20,6 +20,7 @@ from torch import Tensor
 
 from converters.errors import SolverError
 from converters.proto import caffe_pb2 as pb
+from converters.registry import Registry
 
 Tensors = list[Tensor]
 
@@ -48,8 +49,10 @@ class _Group(NamedTuple):
     decay: float
 
 
-_RULES: dict[str, _Entry] = {}
-_REGULARIZERS: dict[str, Callable[[Tensors, Tensors, float], None]] = {}
+Regularizer = Callable[[Tensors, Tensors, float], None]
+# A regularizer adds its decay to gradients, given them, the parameters and the factor.
+_RULES: Registry[_Entry] = Registry("update rule")
+_REGULARIZERS: Registry[Regularizer] = Registry("regularization_type")
 
 
 def _rule(name: str, blocks: int = 1) -> Callable[[Rule], Rule]:
@@ -60,9 +63,7 @@ def _rule(name: str, blocks: int = 1) -> Callable[[Rule], Rule]:
     """
 
     def register(rule: Rule) -> Rule:
-        if name in _RULES:
-            raise ValueError(f"update rule {name!r} is registered twice")
-        _RULES[name] = _Entry(rule, blocks)
+        _RULES.add(name)(_Entry(rule, blocks))
         return rule
 
     return register
@@ -206,15 +207,14 @@ def regularize(gradients: Tensors, params: Tensors, decay: float, kind: str) -> 
         _REGULARIZERS[kind](gradients, params, decay)
 
 
+@_REGULARIZERS.add("L2")
 def _l2(gradients: Tensors, params: Tensors, decay: float) -> None:
     torch._foreach_add_(gradients, params, alpha=decay)
 
 
+@_REGULARIZERS.add("L1")
 def _l1(gradients: Tensors, params: Tensors, decay: float) -> None:
     torch._foreach_add_(gradients, torch._foreach_sign(params), alpha=decay)
-
-
-_REGULARIZERS.update(L2=_l2, L1=_l1)
 
 
 @_rule("SGD")

@@ -1,0 +1,105 @@
+"""A run as a bar on a terminal."""
+
+from __future__ import annotations
+
+import sys
+from functools import singledispatchmethod
+from typing import Any, TextIO
+
+from gmnet_pt.log.events import (
+    Advance,
+    Display,
+    Event,
+    Finetune,
+    Message,
+    Resume,
+    Scores,
+    Snapshot,
+    Start,
+    Stop,
+)
+from gmnet_pt.log.training_log import TrainingLog
+
+
+class BarLog(TrainingLog):
+    """A bar with loss, rate, test scores and the time left; other news on lines above it."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._bar: Any = None
+        self._values: dict[str, str] = {}
+
+    @singledispatchmethod
+    def show(self, event: Event) -> None:
+        pass
+
+    @show.register
+    def _(self, event: Start) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(
+            desc=event.net,
+            initial=event.iteration,
+            total=event.max_iter,
+            unit="iter",
+            dynamic_ncols=True,
+            file=self._stream,
+        )
+
+    @show.register
+    def _(self, event: Advance) -> None:
+        if self._bar is not None:
+            self._bar.update(event.iteration - self._bar.n)
+
+    @show.register
+    def _(self, event: Display) -> None:
+        self._values["loss"] = f"{event.loss:g}"
+        if event.rate is not None:
+            self._values["lr"] = f"{event.rate:g}"
+        self._refresh()
+
+    @show.register
+    def _(self, event: Scores) -> None:
+        net = f" (net #{event.net})" if event.net else ""
+        scores = [(output.name, f"{output.value:g}") for output in event.outputs]
+        self._write(
+            f"iteration {event.iteration}, test{net}: "
+            + ", ".join(f"{name} {value}" for name, value in scores)
+        )
+        self._values |= {f"test {name}": value for name, value in scores}
+        self._refresh()
+
+    @show.register
+    def _(self, event: Message) -> None:
+        self._write(event.text)
+
+    @show.register
+    def _(self, event: Finetune) -> None:
+        self._write(f"weights from {event.path}")
+
+    @show.register
+    def _(self, event: Resume) -> None:
+        self._write(f"resuming from {event.path}")
+
+    @show.register
+    def _(self, event: Snapshot) -> None:
+        self._write(f"snapshot: {event.model}, {event.state}")
+
+    @show.register
+    def _(self, event: Stop) -> None:
+        self.close()
+        self._write("stopped early" if event.early else "done")
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _refresh(self) -> None:
+        if self._bar is not None:
+            self._bar.set_postfix(self._values)
+
+    def _write(self, text: str) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(text, file=self._stream)

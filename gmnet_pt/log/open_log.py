@@ -1,0 +1,66 @@
+"""Where a run's events go: Caffe's log lines, a bar, a JSON record, TensorBoard, or all of them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from converters.errors import OutputError
+from gmnet_pt.log.bar import BarLog
+from gmnet_pt.log.caffe_log import CaffeLog
+from gmnet_pt.log.events import Event, Message
+from gmnet_pt.log.run_record import RunRecord
+from gmnet_pt.log.tensorboard import TensorBoardLog
+from gmnet_pt.log.training_log import TrainingLog
+
+
+class Logs(TrainingLog):
+    """Several logs as one; those in `files` keep the error that ends a `with`, too."""
+
+    def __init__(self, logs: Sequence[TrainingLog], files: Sequence[TrainingLog] = ()) -> None:
+        self._logs, self._files = [*logs, *files], files
+
+    def show(self, event: Event) -> None:
+        for log in self._logs:
+            log.show(event)
+
+    def close(self) -> None:
+        for log in self._logs:
+            log.close()
+
+    def __exit__(self, *reason: object) -> None:
+        _, error, _ = reason
+        if error is not None:
+            text = " ".join(str(error).split()) or type(error).__name__
+            for log in self._files:
+                with suppress(OutputError):
+                    log.show(Message(text, severity="E"))
+        self.close()
+
+
+TERMINAL_LOGS: dict[str, Callable[[], TrainingLog]] = {
+    "caffe": lambda: CaffeLog(sys.stderr),
+    "bar": BarLog,
+}
+
+
+def open_log(
+    mode: str | None = None, folder: Path | None = None, tensorboard: bool = False
+) -> TrainingLog:
+    """The log of a run: `mode` ("caffe", "bar") on stderr; in `folder`, train.log and train.jsonl.
+
+    Without a mode a terminal gets the bar, anything else Caffe's lines.
+
+    Raises:
+        OutputError: a file cannot be opened.
+        MissingExtraError: `tensorboard` is asked for and not installed.
+    """
+    terminal = TERMINAL_LOGS[mode or ("bar" if sys.stderr.isatty() else "caffe")]()
+    files: list[TrainingLog] = []
+    if folder is not None:
+        files += [CaffeLog(folder / "train.log"), RunRecord(folder / "train.jsonl")]
+        if tensorboard:
+            files.append(TensorBoardLog(folder / "tensorboard"))
+    return Logs([terminal], files)

@@ -1,0 +1,91 @@
+"""The nets of a run: built as the solver file says, fed by their data layers, resumed.
+
+`gmnet_pt.solver.solver` has a train net and test nets of this kind. Source: Caffe solver.cpp,
+InitTrainNet and InitTestNets; tools/caffe.cpp CopyLayers.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor
+
+from converters.net.caffe_net import CaffeNet
+from converters.net.choice import NetChoice
+from converters.net.plan import plan_net
+from converters.net.weights import LoadReport
+from gmnet_pt.solver.batches import Batches, next_feed, open_net_batches
+from gmnet_pt.solver.run_state import NetState, on_host
+
+
+class FedNet:
+    """A net on its device with the readers of its data layers, opened on first use.
+
+    `sharing` is the train net, whose blobs a test net uses; without `fill` the blobs that no file
+    has stay 0. `report` says what the files gave.
+    """
+
+    def __init__(
+        self,
+        choice: NetChoice,
+        device: torch.device,
+        seed: int | None,
+        sharing: CaffeNet | None = None,
+        fill: bool = True,
+    ) -> None:
+        net = CaffeNet(plan_net(choice))
+        if sharing is not None:
+            net.share(sharing)
+        self.report: LoadReport = net.initialize(choice.weights, choice.strict, fill)
+        self.net = net.to(device)
+        self.device = device
+        self._seed = seed
+        self._batches: list[Batches] | None = None
+
+    @property
+    def batches(self) -> list[Batches]:
+        """The readers, in the order of the data layers."""
+        if self._batches is None:
+            self._batches = open_net_batches(self.net, self._seed)
+        return self._batches
+
+    def next(self) -> dict[str, Tensor]:
+        """The next batch of every data layer, by top name."""
+        return next_feed(self.batches, self.device)
+
+    def close(self) -> None:
+        """Close the readers; what is read later begins at the first record."""
+        batches, self._batches = self._batches or [], None
+        with ExitStack() as stack:
+            for one in batches:
+                stack.callback(one.close)
+
+    def state(self) -> NetState:
+        """Positions and hidden tensors; copies."""
+        hidden = {name: on_host(tensor) for name, tensor in self._hidden().items()}
+        opened = self._batches
+        return NetState(None if opened is None else tuple(x.state() for x in opened), hidden)
+
+    def load(self, state: NetState) -> None:
+        """Go on where `state` was taken; hidden tensors and readers that it lacks begin afresh.
+
+        Raises:
+            KeyError, RuntimeError, ValueError: the state of another net or other data.
+        """
+        self.net.reset_state()
+        if state.hidden:
+            for name, tensor in self._hidden().items():
+                tensor.copy_(state.hidden[name])
+        if state.readers is None:
+            self.close()
+        else:
+            for one, position in zip(self.batches, state.readers, strict=True):
+                one.restore(position)
+
+    def _hidden(self) -> dict[str, Tensor]:
+        return {
+            f"{place}/{name}": tensor
+            for place, module in enumerate(self.net.layer_modules)
+            for name, tensor in module.state.items()
+        }
