@@ -195,12 +195,13 @@ def test_a_damaged_record_behind_the_wrap_around_is_named(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("kind", ["Data", "ImageData"])
 def test_each_batch_is_cropped_and_mirrored_anew(tmp_path: Path, kind: str) -> None:
-    """Batches of the same images, one of which comes only by chance twice in 200 ^ 4."""
+    """Five batches of the same four images, within one epoch of the list: 200⁴ ways each."""
     pixels = np.random.default_rng(0).integers(0, 256, (4, 12, 12)).astype(np.uint8)
     write(tmp_path, [encode_datum(image[None], i) for i, image in enumerate(pixels)])
     listed(tmp_path, [(12, 12)] * 4)
     for number, image in enumerate(pixels):
         (tmp_path / f"i {number}.png").write_bytes(png(image))
+    (tmp_path / "list.txt").write_text((tmp_path / "list.txt").read_text() * 6)
     layer = {"Data": data_layer, "ImageData": lambda n, t: image_layer(n, "", t)}[kind]
     batches = feed(layer(4, "crop_size: 3 mirror: true"), tmp_path)
     seen = {batches.next()["data"].numpy().tobytes() for _ in range(5)}
