@@ -86,6 +86,10 @@ class Sizes(Phase):
         x = bottom[0]
         top[0].data[...] = x.num, x.channels, x.height, x.width, x.count
 
+class Counted(Phase):
+    def reshape(self, bottom, top):
+        top[0].reshape(1 + int(bottom[0].data.sum()))
+
 class Fails(Phase):
     def forward(self, bottom, top):
         if self.param_str == "forward":
@@ -158,6 +162,15 @@ def test_backward_sees_its_own_forward_and_all_tops(tmp_path: Path) -> None:
         torch.testing.assert_close(blobs["z"], 3 * x)
         (found,) = torch.autograd.grad((blobs["y"] * 2 + blobs["z"] * 5).sum(), x)
         torch.testing.assert_close(found, 4 * x + 15)
+
+
+def test_a_tops_shape_may_follow_the_values(tmp_path: Path) -> None:
+    """Caffe reshapes before each forward."""
+    net = build(tmp_path, INPUTS + python("Counted", 'bottom: "a" top: "y"'))
+    for count in (5, 2, 7):
+        x = torch.zeros(4, 3)
+        x[1, 2] = count
+        assert net({"a": x, "b": x})["y"].shape == (1 + count,)
 
 
 def test_a_blobs_gradient_begins_at_zero_in_each_backward(tmp_path: Path) -> None:
