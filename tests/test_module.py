@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -343,3 +345,69 @@ def test_a_net_is_exported_with_a_batch_of_any_size() -> None:
         found = exported({"data": data})
         assert found.keys() == {"fc"}
         torch.testing.assert_close(found["fc"], net({"data": data})["fc"])
+
+
+def test_a_net_becomes_an_onnx_file_with_a_batch_of_any_size(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    net, batch = build(), torch.export.Dim("batch")
+    torch.onnx.export(
+        net,
+        kwargs={"inputs": {"data": X}},
+        f=tmp_path / "net.onnx",
+        dynamic_shapes={"inputs": {"data": {0: batch}}},
+        dynamo=True,
+        verbose=False,
+    )
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
+    (data,) = session.get_inputs()
+    for x in (X, torch.cat([X, X + 1, X - 1])):
+        (found,) = session.run(None, {data.name: x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), net(x)["fc"].detach())
+
+
+# Numbers and parameters --------------------------------------------------------------------------
+
+
+def test_labels_stay_exact_in_a_net_of_half_precision() -> None:
+    """bfloat16 has eight bits: class 257 would become 256."""
+    text = """
+    layer { name: "in" type: "Input" top: "x" top: "label" input_param {
+      shape { dim: 1 dim: 300 } shape { dim: 1 } } }
+    layer { name: "moved" type: "Reshape" bottom: "label" top: "moved"
+      reshape_param { shape { dim: 0 } } }
+    layer { name: "loss" type: "SoftmaxWithLoss" bottom: "x" bottom: "moved" top: "loss" }
+    """
+    net = load_text(text).bfloat16()
+    scores = torch.zeros(1, 300)
+    scores[0, 257] = 100
+    for label in (torch.tensor([257]), torch.tensor([257.0])):
+        assert net({"x": scores, "label": label})["loss"].item() == 0
+
+
+def test_parameter_groups_carry_the_multipliers() -> None:
+    """One step of torch's SGD: w − lr · lr_mult · (g + weight_decay · decay_mult · w)."""
+    text = NET.replace(
+        'top: "fc" loss_weight: 1',
+        'top: "fc" loss_weight: 1 param { lr_mult: 2 decay_mult: 3 } param { lr_mult: 0 }',
+    )
+    net = build("TRAIN", text)
+    groups = net.parameter_groups(lr=0.1, weight_decay=0.01)
+    assert sum(len(group["params"]) for group in groups) == 5
+    before = {key: [b.detach().clone() for b in blobs] for key, blobs in net.params.items()}
+    net.loss(X)[0].backward()
+    torch.optim.SGD(groups).step()
+    for key, lr, decay in (("bu_i/conv3x3", 0.1, 0.01), ("fc", 0.2, 0.03)):
+        blob, old = net.params[key][0], before[key][0]
+        torch.testing.assert_close(blob, old - lr * (blob.grad + decay * old))
+    assert net.params["fc"][1].equal(before["fc"][1])
+
+
+def test_a_copy_is_a_net_of_its_own() -> None:
+    net = build()
+    net(X)
+    other = copy.deepcopy(net)
+    with torch.no_grad():
+        other.params["fc"][0].zero_()
+    assert other(X)["fc"].count_nonzero() == 0
+    assert net(X)["fc"].count_nonzero() > 0

@@ -49,6 +49,19 @@ def test_writing_a_prototxt_stays_light(tmp_path: Path) -> None:
     assert python("-c", code, path=ROOT, cwd=tmp_path).splitlines()[-1].strip() == "heavy:"
 
 
+@pytest.mark.parametrize(
+    ("package", "names"),
+    [
+        ("converters", ["CaffeNet", "load_net", "save_caffemodel"]),
+        ("gmnet_pt", ["Solver", "feeds"]),
+    ],
+)
+def test_dir_shows_what_is_public(package: str, names: list[str], tmp_path: Path) -> None:
+    code = f"import sys, {package} as p; print(*(set({names!r}) & set(dir(p)) & set(p.__all__)))"
+    code += "; assert 'torch' not in sys.modules"
+    assert sorted(python("-c", code, path=ROOT, cwd=tmp_path).split()) == names
+
+
 def test_converters_names_are_resolved_on_first_use(tmp_path: Path) -> None:
     code = (
         "import sys, converters; before = 'torch' in sys.modules\n"

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from converters.command_line.table import aligned
 from converters.errors import DataError
+from converters.layers import LAYERS, Layer
+from converters.layers.fillers import FILLERS
+from converters.layers.registry import Family
 from converters.prototxt.kind import is_solver
 from converters.readers.reader import READERS
 from converters.registry import Registry
@@ -49,6 +53,20 @@ def test_a_new_file_in_the_package_is_a_new_entry(
 
     assert "entries_of_a_test.of_a" not in sys.modules
     assert list(FOUND) == list(FOUND) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        lambda: FILLERS.add("xavier")(lambda tensor, filler: tensor),
+        lambda: Family("#ffffff")("ReLU")(type("Another", (Layer,), {})),
+    ],
+    ids=["filler", "layer type"],
+)
+def test_fillers_and_layer_types_are_registered_once(again: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match="is registered twice"):
+        again()
+    assert LAYERS["ReLU"].colour != "#ffffff"
 
 
 def test_the_readers_are_those_of_caffes_data_layers() -> None:
