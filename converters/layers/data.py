@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from converters.errors import MissingExtraError
-from converters.formats.whole_files import written_beside
+from converters.formats.hdf5 import created_hdf5
 from converters.layers.registry import BlobSpec, Count, Family, Layer, LayerState, Shape
 from converters.proto import caffe_pb2 as pb
 
@@ -213,14 +212,7 @@ class HDF5Output(Layer):
         return []
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> tuple[Tensor, ...]:
-        try:
-            import h5py
-        except ImportError as error:
-            raise MissingExtraError("h5py", "hdf5", "HDF5Output") from error
-        with (
-            written_beside(self.param.hdf5_output_param.file_name) as path,
-            h5py.File(path, "w") as file,
-        ):
+        with created_hdf5(self.param.hdf5_output_param.file_name) as file:
             for name, x in zip(("data", "label"), bottoms):
                 file[name] = x.detach().cpu().numpy().reshape(_four_axes(tuple(x.shape)))
         return ()
