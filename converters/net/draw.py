@@ -71,15 +71,10 @@ def _boxes(plan: NetPlan) -> list[Box]:
     """Group in-place layers with the layer whose top they change; note what each box reads."""
     boxes: list[Box] = []
     made_by: dict[int, int] = {}
-    readers = [value for layer in plan.layers for value in layer.bottoms]
     for layer in plan.layers:
         param = layer.layer.param
-        follows = (
-            len(layer.bottoms) == 1
-            and list(param.bottom) == list(param.top)
-            and readers.count(layer.bottoms[0]) == 1
-        )
-        if follows:
+        # A plan has no blob that is overwritten in place and read by another layer.
+        if len(layer.bottoms) == 1 and list(param.bottom) == list(param.top):
             home = made_by[layer.bottoms[0]]
             boxes[home].layers.append(layer)
         else:
