@@ -82,7 +82,7 @@ layer { name: "in" type: "Input" top: "%s" top: "%s" input_param { shape { dim: 
 layer { name: "sum" type: "Eltwise" bottom: "%s" bottom: "%s" top: "sum" loss_weight: 1
   eltwise_param { coeff: 1 coeff: 2 } }
 """
-NAMES = [("inputs", "blobs"), ("größe", ""), ("x", "x_1")]
+NAMES = [("inputs", "blobs"), ("größe", ""), ("x", "x_1"), ("x²", "৴"), ("ﬁ", "fi"), ("ſelf", "x")]
 BROKEN_NAMES = [(name, "x") for name in ("class", "import", "self", "0", "None")] + [("a.b", "a_b")]
 
 
