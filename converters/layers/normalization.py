@@ -84,9 +84,6 @@ class BatchNorm(Layer):
             )
         return [bottoms[0]]
 
-    def state_shapes(self, bottoms: Sequence[Shape]) -> dict[str, Shape]:
-        return {"mean": (self.channels,), "variance": (self.channels,)}
-
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
         return self.normalize(state, bottoms[0], None, None)
 
@@ -99,10 +96,12 @@ class BatchNorm(Layer):
             return self._by_global_statistics(state.blobs, x, weight, bias)
         if x.numel() == x.shape[1]:
             return self._one_value_per_channel(state.blobs, x, weight, bias)
-        # Zeroed scratch and momentum 1: torch leaves this batch's statistics there.
-        mean, variance = state.state["mean"].zero_(), state.state["variance"].zero_()
+        blobs = state.blobs
+        # Momentum 1: torch leaves this batch's statistics there. New tensors, because backward
+        # keeps them, and another forward may come first.
+        mean, variance = torch.zeros_like(blobs[0]), torch.zeros_like(blobs[1])
         y = F.batch_norm(x, mean, variance, weight, bias, True, 1.0, self.eps)
-        self._remember(state.blobs, mean, variance)
+        self._remember(blobs, mean, variance)
         return y
 
     def _remember(self, blobs: list[Tensor], mean: Tensor, variance: Tensor) -> None:
