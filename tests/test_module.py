@@ -223,6 +223,26 @@ def test_a_module_in_a_layers_place_is_used(name: str, run: Run) -> None:
     torch.testing.assert_close(run(net, {"data": X})["fc"], wanted)
 
 
+@every_way
+@pytest.mark.parametrize("name", ["bn", "scale", "relu"])
+def test_a_forward_given_to_a_layers_module_is_used(name: str, run: Run) -> None:
+    net = build()
+    run(net, {"data": X})
+    net.get_submodule(f"layers.{name}").forward = lambda x: 2 * x
+    torch.testing.assert_close(run(net, {"data": X})["fc"], plain(net, name, lambda x, y: 2 * x))
+
+
+@every_way
+@pytest.mark.parametrize("name", ["relu", "fc"])
+@pytest.mark.parametrize("deleted", [True, False], ids=["deleted", "None"])
+def test_a_deleted_layer_is_named(deleted: bool, name: str, run: Run) -> None:
+    net = build()
+    run(net, {"data": X})
+    delattr(net.layers, name) if deleted else setattr(net.layers, name, None)
+    with pytest.raises(CaffeError, match=f'layer "{name}" was deleted'):
+        run(net, {"data": X})
+
+
 # state_dict --------------------------------------------------------------------------------------
 
 

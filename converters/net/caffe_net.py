@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from converters.errors import ShapeError
+from converters.errors import NetError, ShapeError
 from converters.layers import bind_torch
 from converters.net.blobs import BlobStore
 from converters.net.choice import NetChoice, Weights, weight_files
@@ -98,8 +98,9 @@ class CaffeNet(nn.Module):
         self.layers = Layers()
         positions = [position for position in plan.layers if not position.layer.is_data]
         self.layer_modules = tuple(LayerModule(position, self.store) for position in positions)
-        for position, module in zip(positions, self.layer_modules):
-            self.layers.add_module(attribute(position.key), module)
+        self._own = {attribute(p.key): own for p, own in zip(positions, self.layer_modules)}
+        for name, module in self._own.items():
+            self.layers.add_module(name, module)
         # What a net without blobs knows its type and device by.
         self._anchor: Tensor
         self.register_buffer("_anchor", torch.zeros(()), persistent=False)
@@ -126,6 +127,20 @@ class CaffeNet(nn.Module):
         """The layers' modules in Caffe's order, each with its key in `params`."""
         keys = [position.key for position in self.plan.layers if not position.layer.is_data]
         return list(zip(keys, self.layer_modules, strict=True))
+
+    def module_of(self, key: str) -> nn.Module:
+        """What runs as the layer of this key: its module, or what was put in its place.
+
+        Raises:
+            NetError: it was deleted.
+        """
+        module = self.layers._modules.get(attribute(key))
+        if module is None:
+            raise NetError(
+                f'{self.plan.source}: layer "{key}" was deleted from the net\'s layers; give it '
+                "another module (nn.Identity() hands its bottom on)"
+            )
+        return module
 
     @property
     def learnable(self) -> list[Tensor]:
@@ -195,9 +210,14 @@ class CaffeNet(nn.Module):
         """A graph over the net's layers, made once.
 
         Layers are run together only while all are the net's own and none carries a hook.
+
+        Raises:
+            NetError: a layer was deleted.
         """
-        if variant.fused and not self._is_plain():
+        if not (variant.fused and self._is_plain()):
             variant = variant._replace(fused=False)
+            for key, _ in self.keyed_modules():
+                self.module_of(key)
         if variant not in self._graphs:
             self._graphs[variant] = lower(self.plan, self.layers, variant)
         return self._graphs[variant]
@@ -253,12 +273,13 @@ class CaffeNet(nn.Module):
 
     def _is_plain(self) -> bool:
         """Whether every layer is the module made for it, and no hook waits to be called."""
-        modules = self.layers._modules.values()
+        modules = self.layers._modules
         return not _any_global_hook() and all(
-            module is own
-            and not (module._forward_hooks or module._forward_pre_hooks)
-            and not (module._backward_hooks or module._backward_pre_hooks)
-            for module, own in zip(modules, self.layer_modules)
+            modules.get(name) is own
+            and "forward" not in own.__dict__
+            and not (own._forward_hooks or own._forward_pre_hooks)
+            and not (own._backward_hooks or own._backward_pre_hooks)
+            for name, own in self._own.items()
         )
 
     def _tensors(self, inputs: Inputs, named: Mapping[str, Any]) -> list[Tensor]:
