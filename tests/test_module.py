@@ -14,6 +14,7 @@ import torch
 from golden_case import GOLDEN
 from small_net import load_layer, load_text
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
 
 from converters import CaffeNet, load_net
 from converters.errors import CaffeError
@@ -421,6 +422,33 @@ def test_parameter_groups_carry_the_multipliers() -> None:
         blob, old = net.params[key][0], before[key][0]
         torch.testing.assert_close(blob, old - lr * (blob.grad + decay * old))
     assert net.params["fc"][1].equal(before["fc"][1])
+
+
+@pytest.mark.parametrize("way", ["parametrized", "pruned"])
+def test_parameter_groups_carry_the_multipliers_of_what_makes_a_blob(way: str) -> None:
+    text = NET.replace('top: "fc" loss_weight: 1', 'top: "fc" loss_weight: 1 param { lr_mult: 2 }')
+    net = build("TRAIN", text)
+    if way == "pruned":
+        prune.l1_unstructured(net.layers["fc"], "weight", amount=0.5)
+        made_of = [net.layers["fc"].weight_orig]
+    else:
+        parametrizations.weight_norm(net.layers["fc"], "weight")
+        made_of = list(net.layers["fc"].parametrizations["weight"].parameters())
+    (twice,) = (g["params"] for g in net.parameter_groups(lr=0.1) if g["lr"] == 0.2)
+    assert [id(parameter) for parameter in twice] == [id(parameter) for parameter in made_of]
+    torch.optim.SGD(net.parameter_groups(lr=0.1))
+
+
+def test_parameter_groups_have_the_parameters_of_a_module_in_a_layers_place() -> None:
+    net = build("TRAIN")
+    head = nn.Sequential(nn.Flatten(), nn.Linear(16, 7))
+    net.set_submodule("layers.fc", head)
+    net(X)["fc"].sum().backward()
+    torch.optim.SGD(net.parameter_groups(lr=0.1)).step()
+    torch.testing.assert_close(head[1].bias.grad, torch.full((7,), 2.0))
+    found = [id(p) for group in net.parameter_groups(lr=0.1) for p in group["params"]]
+    assert len(found) == len(set(found))
+    assert {id(p) for p in net.parameters()} <= set(found)
 
 
 def test_a_copy_is_a_net_of_its_own() -> None:

@@ -150,12 +150,19 @@ class CaffeNet(nn.Module):
     def parameter_groups(self, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """Groups for a torch.optim of one's own: lr and weight_decay times each blob's multipliers.
 
-        Statistics, and blobs whose lr_mult is 0, are in none.
+        Statistics, and blobs whose lr_mult is 0, are in none. The parameters of a module in a
+        layer's place have multipliers of 1.
         """
         groups: dict[tuple[float, float], list[Tensor]] = {}
-        for entry, blob in zip(self.plan.learnables, self.store, strict=True):
+        rest = {id(parameter): parameter for parameter in self.parameters()}
+        for place, entry in enumerate(self.plan.learnables):
+            parameters = self.store.parameters(place)
+            for parameter in parameters:
+                rest.pop(id(parameter), None)
             if entry.spec.trained and entry.lr_mult != 0:
-                groups.setdefault((entry.lr_mult, entry.decay_mult), []).append(blob)
+                groups.setdefault((entry.lr_mult, entry.decay_mult), []).extend(parameters)
+        if others := [parameter for parameter in rest.values() if parameter.requires_grad]:
+            groups.setdefault((1, 1), []).extend(others)
         return [
             {"params": blobs, "lr": lr * lr_mult, "weight_decay": weight_decay * decay_mult}
             for (lr_mult, decay_mult), blobs in groups.items()
