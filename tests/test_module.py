@@ -73,6 +73,19 @@ def test_inputs_may_be_given_by_name() -> None:
         net(image=X)
 
 
+def test_an_input_given_twice_is_refused() -> None:
+    for inputs in (X, {"data": X}):
+        with pytest.raises(CaffeError, match='input "data" is given twice'):
+            build()(inputs, data=X + 1)
+
+
+def test_one_blob_may_be_named() -> None:
+    net = build()
+    assert net(X, blobs="relu").keys() == {"relu"}
+    with pytest.raises(CaffeError, match='no blob "rely"'):
+        net(X, blobs="rely")
+
+
 def test_a_tensor_alone_is_refused_by_a_net_of_two_inputs() -> None:
     with pytest.raises(CaffeError, match="b0, b1"):
         load_layer("Eltwise", "", X, X)(X)
@@ -315,6 +328,37 @@ def test_inputs_become_the_nets_type(dtype: torch.dtype, run: Run) -> None:
         found = run(net, {"data": as_type(given)})["fc"]
         assert found.dtype == dtype
         assert found.equal(wanted), given
+
+
+def read_only() -> np.ndarray:
+    array = X.numpy().copy()
+    array.flags.writeable = False
+    return array
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "array",
+    [
+        X.numpy().astype(">f4"),
+        X.numpy().astype(np.longdouble),
+        X.numpy().astype("<f8").byteswap().view(">f8"),
+        np.ascontiguousarray(X.numpy()[:, ::-1])[:, ::-1],
+        np.asfortranarray(X.numpy()),
+        X.tolist(),
+        read_only(),
+    ],
+    ids=["big-endian", "long", "big-endian double", "reversed", "Fortran", "list", "read-only"],
+)
+def test_arrays_of_any_layout_are_taken(array: np.ndarray) -> None:
+    net = build()
+    assert net(array)["fc"].equal(net(X)["fc"])
+
+
+@pytest.mark.parametrize("value", [np.full(X.shape, "a"), [[1], [1, 2]], None, object()])
+def test_what_is_no_array_of_numbers_is_refused(value: Any) -> None:
+    with pytest.raises(CaffeError, match='input "data" is no array of numbers'):
+        build()({"data": value})
 
 
 @pytest.mark.parametrize("kind", ["ReLU", "BatchNorm"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from converters.net.weights import LoadReport, fill_blobs, load_files
 
 bind_torch()
 
-Blobs = Literal["all"] | Sequence[str] | None
+Blobs = str | Sequence[str] | None
 Inputs = Mapping[str, Any] | Tensor | np.ndarray | None
 
 
@@ -183,7 +183,10 @@ class CaffeNet(nn.Module):
         tensors = self._tensors(inputs, named)
         if blobs is None:
             return dict(zip(self.outputs, self.graph_module(*tensors)))
-        names = tuple(self.plan.values) if isinstance(blobs, str) else tuple(blobs)
+        if isinstance(blobs, str):
+            names = tuple(self.plan.values) if blobs == "all" else (blobs,)
+        else:
+            names = tuple(blobs)
         self.require_blobs(names)
         return dict(zip(names, self.graph(Variant(names, fused=False))(*tensors)))
 
@@ -306,7 +309,9 @@ class CaffeNet(nn.Module):
         like = self.store[0] if len(self.store) else self._anchor
         exact = torch.promote_types(like.dtype, torch.float32)
         tensors = [
-            _tensor(given[name], exact if name in self._exact else like.dtype, like.device)
+            self._tensor(name, given[name]).to(
+                like.device, exact if name in self._exact else like.dtype
+            )
             for name in self.inputs
         ]
         if not torch.compiler.is_compiling():
@@ -316,25 +321,35 @@ class CaffeNet(nn.Module):
     def _by_name(self, inputs: Inputs, named: Mapping[str, Any]) -> Mapping[str, Any]:
         if inputs is None:
             return named
-        if isinstance(inputs, Mapping):
-            return {**inputs, **named} if named else inputs
-        if len(self.inputs) != 1:
+        if not isinstance(inputs, Mapping) and len(self.inputs) != 1:
             raise ShapeError(
                 f"{self.plan.source}: one tensor for a net of {len(self.inputs)} inputs "
                 f"({', '.join(self.inputs) or 'none'}); give a mapping from names to tensors"
             )
-        return {self.inputs[0]: inputs, **named}
+        given = inputs if isinstance(inputs, Mapping) else {self.inputs[0]: inputs}
+        if twice := [name for name in named if name in given]:
+            raise ShapeError(f'{self.plan.source}: input "{twice[0]}" is given twice')
+        return {**given, **named} if named else given
+
+    def _tensor(self, name: str, value: Any) -> Tensor:
+        """An input as a tensor; arrays may be read-only, reversed, or of any number type."""
+        if isinstance(value, Tensor):
+            return value
+        try:
+            array = np.require(value, requirements=["C", "W"])
+            wide = array.dtype.kind == "f" and array.itemsize > 8
+            native = np.float64 if wide else array.dtype.newbyteorder("=")
+            return torch.from_numpy(array.astype(native, copy=False))
+        except (TypeError, ValueError) as error:
+            raise ShapeError(
+                f'{self.plan.source}: input "{name}" is no array of numbers: {error}'
+            ) from error
 
     def _check_shapes(self, tensors: Sequence[Tensor]) -> None:
         shapes = tuple(tuple(x.shape) for x in tensors)
         if shapes not in self._known_shapes:
             self.plan.check_shapes(dict(zip(self.inputs, shapes)))
             self._known_shapes.add(shapes)
-
-
-def _tensor(value: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
-    tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
-    return tensor.to(device, dtype)
 
 
 def _any_global_hook() -> bool:
