@@ -450,6 +450,25 @@ def test_labels_stay_exact_in_a_net_of_half_precision() -> None:
         assert net({"x": scores, "label": label})["loss"].item() == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_indices_stay_exact_in_a_net_of_half_precision(dtype: torch.dtype) -> None:
+    """Place 2051 of 2500: bfloat16 and float16 hold neither that number nor its neighbours."""
+    x = torch.zeros(1, 1, 50, 50)
+    x[0, 0, 41, 1] = 1
+    pooled = load_layer("Pooling", "pooling_param { global_pooling: true }", x, tops=2).to(dtype)
+    assert pooled(x)["t1"].item() == 2051
+    assert load_layer("ArgMax", "", x).to(dtype)(x)["t0"].item() == 2051
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("region", ["ACROSS_CHANNELS", "WITHIN_CHANNEL"])
+def test_lrn_runs_in_half_precision(region: str, dtype: torch.dtype) -> None:
+    net = load_layer("LRN", f"lrn_param {{ alpha: 1 local_size: 3 norm_region: {region} }}", X)
+    found, wanted = net.to(dtype)(X)["t0"], net.float()(X)["t0"]
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), wanted, rtol=0, atol=0.02)  # bfloat16 has 8 bits
+
+
 def test_parameter_groups_carry_the_multipliers() -> None:
     """One step of torch's SGD: w − lr · lr_mult · (g + weight_decay · decay_mult · w)."""
     text = NET.replace(

@@ -265,8 +265,9 @@ class LRN(Layer):
         if param.norm_region == pb.LRNParameter.WITHIN_CHANNEL:
             mean = F.avg_pool2d(x * x, size, 1, size // 2, count_include_pad=True)
             return x * (1 + param.alpha * mean).pow(-param.beta)
-        squares = F.pad((x * x).unsqueeze(1), (0, 0, 0, 0, size // 2, size // 2))
-        mean = F.avg_pool3d(squares, (size, 1, 1), 1).squeeze(1)
+        # Over channels as rows: torch's avg_pool3d knows no half precision on a CPU.
+        rows = (x * x).flatten(2).unsqueeze(1)
+        mean = F.avg_pool2d(rows, (size, 1), 1, (size // 2, 0)).view(x.shape)
         return x * (param.k + param.alpha * mean).pow(-param.beta)
 
 
