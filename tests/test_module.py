@@ -412,6 +412,15 @@ def test_a_net_is_exported_with_a_batch_of_any_size() -> None:
         torch.testing.assert_close(found["fc"], net({"data": data})["fc"])
 
 
+def test_a_net_that_never_ran_is_traced_whole() -> None:
+    net = build()
+    exported = torch.export.export(build(), ({"data": X},), strict=True).module()
+    torch.compiler.reset()
+    compiled = torch.compile(build(), backend="eager", fullgraph=True)
+    for run in (exported, compiled):
+        torch.testing.assert_close(run({"data": X})["fc"], net(X)["fc"])
+
+
 def test_a_net_becomes_an_onnx_file_with_a_batch_of_any_size(tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

@@ -108,6 +108,8 @@ class CaffeNet(nn.Module):
         self._known_shapes = {tuple(plan.input_shapes().values())}
         self._exact = plan.exact_inputs()
         self.train(plan.phase == "TRAIN")
+        # Made now: what traces the first call (torch.compile, a strict export) could not.
+        self.graph(Variant(tuple(self.outputs)))
 
     def __getstate__(self) -> dict[str, Any]:
         # Graphs are made anew from the plan: a copy's call the copy's modules.
