@@ -17,7 +17,7 @@ from converters.prototxt.text import parse_net, read_net
 
 # Those that stay as they are in a module, and those that torch or Python cannot have so.
 PLAIN = ["a_b", "a/b", "loss", "params", "1x1", "a_x2e_b"]
-NAMES = [*PLAIN, "a.b", "forward", "class", "größe", '"), 1/0, ("', ""]
+NAMES = [*PLAIN, "a.b", "forward", "class", "self", "größe", '"), 1/0, ("', ""]
 NET = """
 name: "names"
 layer { name: "data" type: "Input" top: "data"

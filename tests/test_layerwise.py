@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from golden_case import GoldenCase, relative_error
+from small_net import load_text
+from torch import nn
 
 from converters.net.layerwise import backward, forward, total_loss
 
@@ -46,6 +48,21 @@ def test_a_net_without_losses_has_gradients_of_zero() -> None:
     for back in backward(list(forward(apart, inputs))):
         assert all(x is None or not x.any() for x in back.bottom_gradients)
     assert all(blob.grad is not None and not blob.grad.any() for blob in apart.learnable)
+
+
+def test_a_module_in_the_place_of_two_layers_runs_as_both() -> None:
+    """Also if it came there later than the other layers did."""
+    x = torch.tensor([1.0, 2.0])
+    names = ("a", "b", "c")
+    power = 'layer {{ name: "{1}" type: "Power" bottom: "{0}" top: "{1}" power_param {{ {2} }} }}'
+    layers = map(power.format, ("x", *names), names, ("scale: 3", "shift: 1", "scale: 5"))
+    data = 'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 } } }'
+    net, both = load_text("".join((data, *layers))), nn.Identity()
+    for name in ("a", "c"):
+        delattr(net.layers, name)
+        setattr(net.layers, name, both)
+    tops = [one.tops[0].tolist() for one in forward(net, {"x": x})]
+    assert tops == [[1, 2], [1, 2], [2, 3], [2, 3]]
 
 
 def numpy(tensor: torch.Tensor) -> object:

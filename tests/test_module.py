@@ -14,6 +14,7 @@ import torch
 from golden_case import GOLDEN
 from small_net import load_layer, load_text
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
 
 from converters import CaffeNet, load_net
 from converters.errors import CaffeError
@@ -72,6 +73,19 @@ def test_inputs_may_be_given_by_name() -> None:
         net(image=X)
 
 
+def test_an_input_given_twice_is_refused() -> None:
+    for inputs in (X, {"data": X}):
+        with pytest.raises(CaffeError, match='input "data" is given twice'):
+            build()(inputs, data=X + 1)
+
+
+def test_one_blob_may_be_named() -> None:
+    net = build()
+    assert net(X, blobs="relu").keys() == {"relu"}
+    with pytest.raises(CaffeError, match='no blob "rely"'):
+        net(X, blobs="rely")
+
+
 def test_a_tensor_alone_is_refused_by_a_net_of_two_inputs() -> None:
     with pytest.raises(CaffeError, match="b0, b1"):
         load_layer("Eltwise", "", X, X)(X)
@@ -82,7 +96,7 @@ layer { name: "in" type: "Input" top: "%s" top: "%s" input_param { shape { dim: 
 layer { name: "sum" type: "Eltwise" bottom: "%s" bottom: "%s" top: "sum" loss_weight: 1
   eltwise_param { coeff: 1 coeff: 2 } }
 """
-NAMES = [("inputs", "blobs"), ("größe", ""), ("x", "x_1")]
+NAMES = [("inputs", "blobs"), ("größe", ""), ("x", "x_1"), ("x²", "৴"), ("ﬁ", "fi"), ("ſelf", "x")]
 BROKEN_NAMES = [(name, "x") for name in ("class", "import", "self", "0", "None")] + [("a.b", "a_b")]
 
 
@@ -223,6 +237,26 @@ def test_a_module_in_a_layers_place_is_used(name: str, run: Run) -> None:
     torch.testing.assert_close(run(net, {"data": X})["fc"], wanted)
 
 
+@every_way
+@pytest.mark.parametrize("name", ["bn", "scale", "relu"])
+def test_a_forward_given_to_a_layers_module_is_used(name: str, run: Run) -> None:
+    net = build()
+    run(net, {"data": X})
+    net.get_submodule(f"layers.{name}").forward = lambda x: 2 * x
+    torch.testing.assert_close(run(net, {"data": X})["fc"], plain(net, name, lambda x, y: 2 * x))
+
+
+@every_way
+@pytest.mark.parametrize("name", ["relu", "fc"])
+@pytest.mark.parametrize("deleted", [True, False], ids=["deleted", "None"])
+def test_a_deleted_layer_is_named(deleted: bool, name: str, run: Run) -> None:
+    net = build()
+    run(net, {"data": X})
+    delattr(net.layers, name) if deleted else setattr(net.layers, name, None)
+    with pytest.raises(CaffeError, match=f'layer "{name}" was deleted'):
+        run(net, {"data": X})
+
+
 # state_dict --------------------------------------------------------------------------------------
 
 
@@ -296,6 +330,37 @@ def test_inputs_become_the_nets_type(dtype: torch.dtype, run: Run) -> None:
         assert found.equal(wanted), given
 
 
+def read_only() -> np.ndarray:
+    array = X.numpy().copy()
+    array.flags.writeable = False
+    return array
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "array",
+    [
+        X.numpy().astype(">f4"),
+        X.numpy().astype(np.longdouble),
+        X.numpy().astype("<f8").byteswap().view(">f8"),
+        np.ascontiguousarray(X.numpy()[:, ::-1])[:, ::-1],
+        np.asfortranarray(X.numpy()),
+        X.tolist(),
+        read_only(),
+    ],
+    ids=["big-endian", "long", "big-endian double", "reversed", "Fortran", "list", "read-only"],
+)
+def test_arrays_of_any_layout_are_taken(array: np.ndarray) -> None:
+    net = build()
+    assert net(array)["fc"].equal(net(X)["fc"])
+
+
+@pytest.mark.parametrize("value", [np.full(X.shape, "a"), [[1], [1, 2]], None, object()])
+def test_what_is_no_array_of_numbers_is_refused(value: Any) -> None:
+    with pytest.raises(CaffeError, match='input "data" is no array of numbers'):
+        build()({"data": value})
+
+
 @pytest.mark.parametrize("kind", ["ReLU", "BatchNorm"])
 def test_a_net_without_parameters_has_a_type_too(kind: str) -> None:
     """That of its statistics, or what `.to` said, or torch's default."""
@@ -347,6 +412,15 @@ def test_a_net_is_exported_with_a_batch_of_any_size() -> None:
         torch.testing.assert_close(found["fc"], net({"data": data})["fc"])
 
 
+def test_a_net_that_never_ran_is_traced_whole() -> None:
+    net = build()
+    exported = torch.export.export(build(), ({"data": X},), strict=True).module()
+    torch.compiler.reset()
+    compiled = torch.compile(build(), backend="eager", fullgraph=True)
+    for run in (exported, compiled):
+        torch.testing.assert_close(run({"data": X})["fc"], net(X)["fc"])
+
+
 def test_a_net_becomes_an_onnx_file_with_a_batch_of_any_size(tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
@@ -385,6 +459,25 @@ def test_labels_stay_exact_in_a_net_of_half_precision() -> None:
         assert net({"x": scores, "label": label})["loss"].item() == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_indices_stay_exact_in_a_net_of_half_precision(dtype: torch.dtype) -> None:
+    """Place 2051 of 2500: bfloat16 and float16 hold neither that number nor its neighbours."""
+    x = torch.zeros(1, 1, 50, 50)
+    x[0, 0, 41, 1] = 1
+    pooled = load_layer("Pooling", "pooling_param { global_pooling: true }", x, tops=2).to(dtype)
+    assert pooled(x)["t1"].item() == 2051
+    assert load_layer("ArgMax", "", x).to(dtype)(x)["t0"].item() == 2051
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("region", ["ACROSS_CHANNELS", "WITHIN_CHANNEL"])
+def test_lrn_runs_in_half_precision(region: str, dtype: torch.dtype) -> None:
+    net = load_layer("LRN", f"lrn_param {{ alpha: 1 local_size: 3 norm_region: {region} }}", X)
+    found, wanted = net.to(dtype)(X)["t0"], net.float()(X)["t0"]
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), wanted, rtol=0, atol=0.02)  # bfloat16 has 8 bits
+
+
 def test_parameter_groups_carry_the_multipliers() -> None:
     """One step of torch's SGD: w − lr · lr_mult · (g + weight_decay · decay_mult · w)."""
     text = NET.replace(
@@ -401,6 +494,33 @@ def test_parameter_groups_carry_the_multipliers() -> None:
         blob, old = net.params[key][0], before[key][0]
         torch.testing.assert_close(blob, old - lr * (blob.grad + decay * old))
     assert net.params["fc"][1].equal(before["fc"][1])
+
+
+@pytest.mark.parametrize("way", ["parametrized", "pruned"])
+def test_parameter_groups_carry_the_multipliers_of_what_makes_a_blob(way: str) -> None:
+    text = NET.replace('top: "fc" loss_weight: 1', 'top: "fc" loss_weight: 1 param { lr_mult: 2 }')
+    net = build("TRAIN", text)
+    if way == "pruned":
+        prune.l1_unstructured(net.layers["fc"], "weight", amount=0.5)
+        made_of = [net.layers["fc"].weight_orig]
+    else:
+        parametrizations.weight_norm(net.layers["fc"], "weight")
+        made_of = list(net.layers["fc"].parametrizations["weight"].parameters())
+    (twice,) = (g["params"] for g in net.parameter_groups(lr=0.1) if g["lr"] == 0.2)
+    assert [id(parameter) for parameter in twice] == [id(parameter) for parameter in made_of]
+    torch.optim.SGD(net.parameter_groups(lr=0.1))
+
+
+def test_parameter_groups_have_the_parameters_of_a_module_in_a_layers_place() -> None:
+    net = build("TRAIN")
+    head = nn.Sequential(nn.Flatten(), nn.Linear(16, 7))
+    net.set_submodule("layers.fc", head)
+    net(X)["fc"].sum().backward()
+    torch.optim.SGD(net.parameter_groups(lr=0.1)).step()
+    torch.testing.assert_close(head[1].bias.grad, torch.full((7,), 2.0))
+    found = [id(p) for group in net.parameter_groups(lr=0.1) for p in group["params"]]
+    assert len(found) == len(set(found))
+    assert {id(p) for p in net.parameters()} <= set(found)
 
 
 def test_a_copy_is_a_net_of_its_own() -> None:

@@ -27,3 +27,23 @@ def test_statistics_of_weight_0_count_as_0() -> None:
     for blob, value in zip(net.params["layer"], (5.0, 4.0, 0.0)):
         blob.fill_(value)
     torch.testing.assert_close(net({"b0": x})["t0"], x / math.sqrt(EPS))
+
+
+def test_two_forwards_may_come_before_their_backward() -> None:
+    """The gradient of a sum is the sum of the gradients."""
+    first, second = torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([[0.0], [5.0], [1.0]])
+    net = load_layer("BatchNorm", "", first, phase="TRAIN")
+
+    def total(x: torch.Tensor) -> torch.Tensor:
+        return (net({"b0": x})["t0"] * torch.tensor([[1.0], [0.0], [0.0]])).sum()
+
+    def gradient(x: torch.Tensor) -> torch.Tensor:
+        """(dy - mean(dy) - y · mean(dy · y)) / sqrt(var + eps), dy being 1, 0, 0."""
+        scale = (x.var(unbiased=False) + EPS).sqrt()
+        y = (x - x.mean()) / scale
+        return (torch.tensor([[1.0], [0.0], [0.0]]) - 1 / 3 - y * y[0] / 3) / scale
+
+    leaves = [x.clone().requires_grad_() for x in (first, second)]
+    (total(leaves[0]) + total(leaves[1])).backward()
+    for leaf, x in zip(leaves, (first, second)):
+        torch.testing.assert_close(leaf.grad, gradient(x))

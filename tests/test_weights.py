@@ -12,7 +12,11 @@ from small_net import load_text
 from test_plan import DATA, X, product, total
 
 from converters import CaffeNet, save_caffemodel
+from converters.errors import WeightsError
+from converters.net.caffe_net import build_net
+from converters.net.choice import NetChoice
 from converters.proto import caffe_pb2 as pb
+from converters.prototxt.text import parse_net
 from gmnet_pt import Solver
 
 
@@ -35,6 +39,33 @@ def test_a_blob_that_a_file_has_under_its_sharers_name_alone_is_loaded(tmp_path:
     torch.testing.assert_close(net.params["a"][0], saved.params["a"][0])
     assert net.params["a"][1].tolist() == [0, 0, 0]
     assert net.params["b"][1].tolist() == [2, 2, 2]
+
+
+def test_blobs_that_hdf5_has_with_their_owner_alone_are_found(tmp_path: Path) -> None:
+    named = 'param { name: "w" } param { name: "b" }'
+    text = DATA + product("a", "x", named) + product("b", "a", named)
+    saved, model = load_text(text), tmp_path / "net.caffemodel.h5"
+    save_caffemodel(saved, model)
+    net = load_text(text, weights=model, strict=True)
+    torch.testing.assert_close(net.params["b"][0], saved.params["a"][0])
+    # Another net, whose layer "b" has blobs of its own, does not find them there.
+    apart = DATA + product("a", "x") + product("b", "a")
+    with pytest.raises(WeightsError, match=r"no blobs for layer b .*strict"):
+        load_text(apart, weights=model, strict=True)
+
+
+def test_a_blob_that_hdf5_leaves_out_gets_its_filler(tmp_path: Path) -> None:
+    named = 'param { name: "w" }'
+    model = tmp_path / "net.caffemodel.h5"
+    saved = load_text(DATA + product("a", "x", named) + product("b", "a", named))
+    saved.params["b"][1].data.fill_(2)
+    save_caffemodel(saved, model)
+    apart = DATA + product("a", "x") + product("b", "a")
+    net = load_text(apart, weights=model)
+    assert net.params["b"][0].all(), "xavier leaves no zeros"
+    assert net.params["b"][1].tolist() == [2, 2, 2]
+    with pytest.raises(WeightsError, match=r"no blobs for layer b .*strict"):
+        load_text(apart, weights=model, strict=True)
 
 
 # Two layers of one name --------------------------------------------------------------------------
@@ -82,3 +113,17 @@ def test_two_layers_of_one_name_are_saved_under_it_and_loaded_in_order(
         for blob, wanted in zip(blobs_of(net, name), blobs_of(saved, name), strict=True):
             np.testing.assert_array_equal(blob, wanted)
     assert re.search(r"\ba\b.*Caffe.*first", caplog.text)
+
+
+def test_a_layer_of_one_name_that_is_shared_still_counts_in_a_file(tmp_path: Path) -> None:
+    """The file's second goes to the net's second, whose first is another net's."""
+    saved, model = load_text(TWINS), tmp_path / "net.caffemodel"
+    save_caffemodel(saved, model)
+    train = load_text(DATA + product("a", "x"))
+    before = blobs_of(train, "a")
+    choice = NetChoice("test.prototxt", parse_net(TWINS), weights=(str(model),), strict=True)
+    test = build_net(choice, train)
+    for found, wanted in zip(blobs_of(test, "a"), before, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    for found, wanted in zip(blobs_of(test, "a#2"), blobs_of(saved, "a#2"), strict=True):
+        np.testing.assert_array_equal(found, wanted)

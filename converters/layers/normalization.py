@@ -84,9 +84,6 @@ class BatchNorm(Layer):
             )
         return [bottoms[0]]
 
-    def state_shapes(self, bottoms: Sequence[Shape]) -> dict[str, Shape]:
-        return {"mean": (self.channels,), "variance": (self.channels,)}
-
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
         return self.normalize(state, bottoms[0], None, None)
 
@@ -99,10 +96,12 @@ class BatchNorm(Layer):
             return self._by_global_statistics(state.blobs, x, weight, bias)
         if x.numel() == x.shape[1]:
             return self._one_value_per_channel(state.blobs, x, weight, bias)
-        # Zeroed scratch and momentum 1: torch leaves this batch's statistics there.
-        mean, variance = state.state["mean"].zero_(), state.state["variance"].zero_()
+        blobs = state.blobs
+        # Momentum 1: torch leaves this batch's statistics there. New tensors, because backward
+        # keeps them, and another forward may come first.
+        mean, variance = torch.zeros_like(blobs[0]), torch.zeros_like(blobs[1])
         y = F.batch_norm(x, mean, variance, weight, bias, True, 1.0, self.eps)
-        self._remember(state.blobs, mean, variance)
+        self._remember(blobs, mean, variance)
         return y
 
     def _remember(self, blobs: list[Tensor], mean: Tensor, variance: Tensor) -> None:
@@ -266,8 +265,9 @@ class LRN(Layer):
         if param.norm_region == pb.LRNParameter.WITHIN_CHANNEL:
             mean = F.avg_pool2d(x * x, size, 1, size // 2, count_include_pad=True)
             return x * (1 + param.alpha * mean).pow(-param.beta)
-        squares = F.pad((x * x).unsqueeze(1), (0, 0, 0, 0, size // 2, size // 2))
-        mean = F.avg_pool3d(squares, (size, 1, 1), 1).squeeze(1)
+        # Over channels as rows: torch's avg_pool3d knows no half precision on a CPU.
+        rows = (x * x).flatten(2).unsqueeze(1)
+        mean = F.avg_pool2d(rows, (size, 1), 1, (size // 2, 0)).view(x.shape)
         return x * (param.k + param.alpha * mean).pow(-param.beta)
 
 

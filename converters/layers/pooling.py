@@ -88,7 +88,9 @@ def max_pool(layer: Layer, x: Tensor, w: PoolingWindows, masked: bool) -> tuple[
     index = _trimmed(index, out)
     row = torch.div(index, x.shape[3], rounding_mode="floor") - w.pad[0]
     column = index % x.shape[3] - w.pad[1]
-    return y, torch.where(y > least, row * width + column, -1).to(y.dtype)
+    # Half precision does not hold every index.
+    exact = torch.promote_types(y.dtype, torch.float32)
+    return y, torch.where(y > least, row * width + column, -1).to(exact)
 
 
 def average_pool(layer: Layer, x: Tensor, w: PoolingWindows) -> Tensor:

@@ -96,7 +96,9 @@ class ArgMax(Layer):
         ordered, index = torch.sort(values, dim=along, stable=True)
         size = values.shape[along]
         last = torch.arange(size - 1, size - 1 - param.top_k, -1, device=x.device)
-        best, where = ordered.index_select(along, last), index.index_select(along, last).to(x.dtype)
+        # Half precision does not hold every index.
+        exact = torch.promote_types(x.dtype, torch.float32)
+        best, where = ordered.index_select(along, last), index.index_select(along, last).to(exact)
         if self.has_axis:
             return best if param.out_max_val else where
         y = torch.stack([where, best], 1) if param.out_max_val else where.unsqueeze(1)

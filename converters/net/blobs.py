@@ -61,6 +61,19 @@ class BlobStore(Sequence[Tensor]):
         self._homes[place] = other._homes[other_place]
         self.shared.add(place)
 
+    def parameters(self, place: int) -> list[Tensor]:
+        """What an optimizer changes of the blob of `place`: itself, if it is no statistic.
+
+        Or what torch's parametrizations or pruning put there to make it of.
+        """
+        module, name = self._homes[place]
+        made_of = (f"{name}_orig", f"parametrizations.{name}.")
+        return [
+            parameter
+            for key, parameter in module.named_parameters()
+            if key == name or key.startswith(made_of)
+        ]
+
     def __len__(self) -> int:
         return len(self._homes)
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from converters.errors import ShapeError
+from converters.errors import NetError, ShapeError
 from converters.layers import bind_torch
 from converters.net.blobs import BlobStore
 from converters.net.choice import NetChoice, Weights, weight_files
@@ -25,7 +25,7 @@ from converters.net.weights import LoadReport, fill_blobs, load_files
 
 bind_torch()
 
-Blobs = Literal["all"] | Sequence[str] | None
+Blobs = str | Sequence[str] | None
 Inputs = Mapping[str, Any] | Tensor | np.ndarray | None
 
 
@@ -98,8 +98,9 @@ class CaffeNet(nn.Module):
         self.layers = Layers()
         positions = [position for position in plan.layers if not position.layer.is_data]
         self.layer_modules = tuple(LayerModule(position, self.store) for position in positions)
-        for position, module in zip(positions, self.layer_modules):
-            self.layers.add_module(attribute(position.key), module)
+        self._own = {attribute(p.key): own for p, own in zip(positions, self.layer_modules)}
+        for name, module in self._own.items():
+            self.layers.add_module(name, module)
         # What a net without blobs knows its type and device by.
         self._anchor: Tensor
         self.register_buffer("_anchor", torch.zeros(()), persistent=False)
@@ -107,6 +108,8 @@ class CaffeNet(nn.Module):
         self._known_shapes = {tuple(plan.input_shapes().values())}
         self._exact = plan.exact_inputs()
         self.train(plan.phase == "TRAIN")
+        # Made now: what traces the first call (torch.compile, a strict export) could not.
+        self.graph(Variant(tuple(self.outputs)))
 
     def __getstate__(self) -> dict[str, Any]:
         # Graphs are made anew from the plan: a copy's call the copy's modules.
@@ -127,6 +130,20 @@ class CaffeNet(nn.Module):
         keys = [position.key for position in self.plan.layers if not position.layer.is_data]
         return list(zip(keys, self.layer_modules, strict=True))
 
+    def module_of(self, key: str) -> nn.Module:
+        """What runs as the layer of this key: its module, or what was put in its place.
+
+        Raises:
+            NetError: it was deleted.
+        """
+        module = self.layers._modules.get(attribute(key))
+        if module is None:
+            raise NetError(
+                f'{self.plan.source}: layer "{key}" was deleted from the net\'s layers; give it '
+                "another module (nn.Identity() hands its bottom on)"
+            )
+        return module
+
     @property
     def learnable(self) -> list[Tensor]:
         """Caffe's learnable_params: every owned blob in net order, statistics included."""
@@ -135,12 +152,19 @@ class CaffeNet(nn.Module):
     def parameter_groups(self, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """Groups for a torch.optim of one's own: lr and weight_decay times each blob's multipliers.
 
-        Statistics, and blobs whose lr_mult is 0, are in none.
+        Statistics, and blobs whose lr_mult is 0, are in none. The parameters of a module in a
+        layer's place have multipliers of 1.
         """
         groups: dict[tuple[float, float], list[Tensor]] = {}
-        for entry, blob in zip(self.plan.learnables, self.store, strict=True):
+        rest = {id(parameter): parameter for parameter in self.parameters()}
+        for place, entry in enumerate(self.plan.learnables):
+            parameters = self.store.parameters(place)
+            for parameter in parameters:
+                rest.pop(id(parameter), None)
             if entry.spec.trained and entry.lr_mult != 0:
-                groups.setdefault((entry.lr_mult, entry.decay_mult), []).append(blob)
+                groups.setdefault((entry.lr_mult, entry.decay_mult), []).extend(parameters)
+        if others := [parameter for parameter in rest.values() if parameter.requires_grad]:
+            groups.setdefault((1, 1), []).extend(others)
         return [
             {"params": blobs, "lr": lr * lr_mult, "weight_decay": weight_decay * decay_mult}
             for (lr_mult, decay_mult), blobs in groups.items()
@@ -161,7 +185,10 @@ class CaffeNet(nn.Module):
         tensors = self._tensors(inputs, named)
         if blobs is None:
             return dict(zip(self.outputs, self.graph_module(*tensors)))
-        names = tuple(self.plan.values) if isinstance(blobs, str) else tuple(blobs)
+        if isinstance(blobs, str):
+            names = tuple(self.plan.values) if blobs == "all" else (blobs,)
+        else:
+            names = tuple(blobs)
         self.require_blobs(names)
         return dict(zip(names, self.graph(Variant(names, fused=False))(*tensors)))
 
@@ -195,9 +222,14 @@ class CaffeNet(nn.Module):
         """A graph over the net's layers, made once.
 
         Layers are run together only while all are the net's own and none carries a hook.
+
+        Raises:
+            NetError: a layer was deleted.
         """
-        if variant.fused and not self._is_plain():
+        if not (variant.fused and self._is_plain()):
             variant = variant._replace(fused=False)
+            for key, _ in self.keyed_modules():
+                self.module_of(key)
         if variant not in self._graphs:
             self._graphs[variant] = lower(self.plan, self.layers, variant)
         return self._graphs[variant]
@@ -253,12 +285,13 @@ class CaffeNet(nn.Module):
 
     def _is_plain(self) -> bool:
         """Whether every layer is the module made for it, and no hook waits to be called."""
-        modules = self.layers._modules.values()
+        modules = self.layers._modules
         return not _any_global_hook() and all(
-            module is own
-            and not (module._forward_hooks or module._forward_pre_hooks)
-            and not (module._backward_hooks or module._backward_pre_hooks)
-            for module, own in zip(modules, self.layer_modules)
+            modules.get(name) is own
+            and "forward" not in own.__dict__
+            and not (own._forward_hooks or own._forward_pre_hooks)
+            and not (own._backward_hooks or own._backward_pre_hooks)
+            for name, own in self._own.items()
         )
 
     def _tensors(self, inputs: Inputs, named: Mapping[str, Any]) -> list[Tensor]:
@@ -278,7 +311,9 @@ class CaffeNet(nn.Module):
         like = self.store[0] if len(self.store) else self._anchor
         exact = torch.promote_types(like.dtype, torch.float32)
         tensors = [
-            _tensor(given[name], exact if name in self._exact else like.dtype, like.device)
+            self._tensor(name, given[name]).to(
+                like.device, exact if name in self._exact else like.dtype
+            )
             for name in self.inputs
         ]
         if not torch.compiler.is_compiling():
@@ -288,25 +323,35 @@ class CaffeNet(nn.Module):
     def _by_name(self, inputs: Inputs, named: Mapping[str, Any]) -> Mapping[str, Any]:
         if inputs is None:
             return named
-        if isinstance(inputs, Mapping):
-            return {**inputs, **named} if named else inputs
-        if len(self.inputs) != 1:
+        if not isinstance(inputs, Mapping) and len(self.inputs) != 1:
             raise ShapeError(
                 f"{self.plan.source}: one tensor for a net of {len(self.inputs)} inputs "
                 f"({', '.join(self.inputs) or 'none'}); give a mapping from names to tensors"
             )
-        return {self.inputs[0]: inputs, **named}
+        given = inputs if isinstance(inputs, Mapping) else {self.inputs[0]: inputs}
+        if twice := [name for name in named if name in given]:
+            raise ShapeError(f'{self.plan.source}: input "{twice[0]}" is given twice')
+        return {**given, **named} if named else given
+
+    def _tensor(self, name: str, value: Any) -> Tensor:
+        """An input as a tensor; arrays may be read-only, reversed, or of any number type."""
+        if isinstance(value, Tensor):
+            return value
+        try:
+            array = np.require(value, requirements=["C", "W"])
+            wide = array.dtype.kind == "f" and array.itemsize > 8
+            native = np.float64 if wide else array.dtype.newbyteorder("=")
+            return torch.from_numpy(array.astype(native, copy=False))
+        except (TypeError, ValueError) as error:
+            raise ShapeError(
+                f'{self.plan.source}: input "{name}" is no array of numbers: {error}'
+            ) from error
 
     def _check_shapes(self, tensors: Sequence[Tensor]) -> None:
         shapes = tuple(tuple(x.shape) for x in tensors)
         if shapes not in self._known_shapes:
             self.plan.check_shapes(dict(zip(self.inputs, shapes)))
             self._known_shapes.add(shapes)
-
-
-def _tensor(value: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
-    tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
-    return tensor.to(device, dtype)
 
 
 def _any_global_hook() -> bool:

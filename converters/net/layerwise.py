@@ -47,12 +47,11 @@ class RanBack(NamedTuple):
 def forward(net: CaffeNet, feed: Mapping[str, Tensor]) -> Iterator[Ran]:
     """Run the layers in Caffe's order on the net's inputs `feed`, yielding behind each."""
     values = {net.plan.inputs[name]: tensor for name, tensor in feed.items()}
-    modules = net.layers.children()
     for position in net.plan.layers:
         if position.layer.is_data:
             yield Ran(position, None, (), tuple(values[value] for value in position.tops))
             continue
-        module = next(modules)
+        module = net.module_of(position.key)
         bottoms = tuple(_leaf(values[value]) for value in position.bottoms)
         result = module(*bottoms)
         tops = (result,) if isinstance(result, Tensor) else tuple(result)

@@ -65,10 +65,11 @@ def lower(plan: NetPlan, layers: Layers, variant: Variant) -> fx.GraphModule:
 
 
 def arguments(blobs: Iterable[str]) -> list[str]:
-    """A Python argument for each blob: its name where that is one, all different."""
+    """A Python name for each blob: its own where that is one, all different."""
     names: list[str] = []
     for blob in blobs:
-        name = re.sub(r"\W", "_", blob)
+        # ASCII: Python takes some letters for others, and some that \w matches for none.
+        name = re.sub(r"\W", "_", blob, flags=re.ASCII)
         if keyword.iskeyword(name) or hasattr(builtins, name) or name in _RESERVED:
             name = f"{name}_"
         name = name if name.isidentifier() else f"blob_{name}"
@@ -86,7 +87,7 @@ def _call(graph: fx.Graph, nodes: dict[int, fx.Node], position: LayerPlan) -> No
         "call_module",
         f"layers.{attribute(position.key)}",
         tuple(nodes[value] for value in position.bottoms),
-        name=re.sub(r"\W", "_", position.name) or "layer",
+        name=arguments([position.name])[0],
     )
     if len(position.tops) == 1:
         nodes[position.tops[0]] = node

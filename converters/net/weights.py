@@ -76,37 +76,39 @@ def load_files(
 
     Layers that the net lacks are skipped; a later file wins over an earlier one, and any file over
     the blobs that a layer of the prototxt holds itself, which are taken if `given`. Layers on
-    another net's blobs alone are left as they are. Of several
-    layers of one name the first in a file goes to the first in the net, and so on.
+    another net's blobs alone are left as they are. Of several layers of one name the first in a
+    file goes to the first in the net, and so on. A layer is found too where its blobs came with
+    their owners: in HDF5 those alone have them.
 
     Raises:
         WeightsError: a damaged file, blobs of another number or shape, or, with `strict`, a layer
             that no file has.
     """
     report = LoadReport(tuple(map(str, files)))
-    done: set[str] = set()
     targets: dict[str, list[LayerPlan]] = {}
     for position in plan.layers:
-        if position.blobs and not store.shared.issuperset(position.owners):
+        if position.blobs:
             targets.setdefault(position.name, []).append(position)
-            if given and position.layer.param.blobs:
-                given_here = given_blobs(position.layer.param, plan.source)
-                _copy(position, store, given_here, plan.source, "its type")
-                report.places.update(position.owners)
-                done.add(position.key)
-    for path in files if targets else ():
+    own = [p for p in plan.layers if not store.shared.issuperset(p.owners)]
+    for position in own:
+        if given and position.layer.param.blobs:
+            given_here = given_blobs(position.layer.param, plan.source)
+            _copy(position, store, given_here, plan.source, "its type")
+            report.places.update(position.owners)
+    for path in files if own else ():
         for stored, target in _matched(path, targets):
             if target is None:
                 report.skipped.append(stored.name)
                 continue
+            if store.shared.issuperset(target.owners):
+                continue
             _copy(target, store, stored, str(path), plan.source)
             report.loaded.append(target.key)
-            report.places.update(target.owners)
-            done.add(target.key)
+            report.places.update(target.owners[index] for index in stored.positions)
             if target.key != target.name and target.name not in report.twins:
                 report.twins.append(target.name)
-    own = (position for positions in targets.values() for position in positions)
-    report.filled = [position.key for position in own if position.key not in done]
+    known = report.places | store.shared
+    report.filled = [position.key for position in own if not known.issuperset(position.owners)]
     if files and report.filled and strict:
         raise WeightsError(
             f"{', '.join(report.files)}: no blobs for layer{'s' * (len(report.filled) > 1)} "
