@@ -12,6 +12,7 @@ from small_net import load_text
 from test_plan import DATA, X, product, total
 
 from converters import CaffeNet, save_caffemodel
+from converters.errors import WeightsError
 from converters.proto import caffe_pb2 as pb
 from gmnet_pt import Solver
 
@@ -35,6 +36,50 @@ def test_a_blob_that_a_file_has_under_its_sharers_name_alone_is_loaded(tmp_path:
     torch.testing.assert_close(net.params["a"][0], saved.params["a"][0])
     assert net.params["a"][1].tolist() == [0, 0, 0]
     assert net.params["b"][1].tolist() == [2, 2, 2]
+
+
+SHARED = 'param { name: "w" } param { name: "b" }'
+
+
+@pytest.mark.parametrize(
+    "sharer", [SHARED, SHARED.replace('"w"', '""'), SHARED.replace('"b"', '""')]
+)
+def test_a_snapshot_in_hdf5_is_resumed_where_blobs_are_shared(sharer: str, tmp_path: Path) -> None:
+    """The file has those blobs, or the whole layer, under their owner alone."""
+    pytest.importorskip("h5py")
+    (tmp_path / "net.prototxt").write_text(
+        DATA + product("a", "x", SHARED) + product("b", "a", sharer) + total("b")
+    )
+    (tmp_path / "solver.prototxt").write_text(
+        f'net: "{tmp_path}/net.prototxt" base_lr: 0.1 lr_policy: "fixed" momentum: 0.9 '
+        f'snapshot_prefix: "{tmp_path}/run" random_seed: 1 snapshot_format: HDF5'
+    )
+    first = Solver(tmp_path / "solver.prototxt", device="cpu")
+    first.step(inputs={"x": X})
+    second = Solver(tmp_path / "solver.prototxt", device="cpu", snapshot=first.snapshot())
+    for solver in (first, second):
+        solver.step(inputs={"x": X})
+    for one, other in zip(first.net.learnable, second.net.learnable, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_blob_that_hdf5_leaves_to_an_owner_elsewhere_is_filled(tmp_path: Path) -> None:
+    """The file's layer has its bias alone, and no layer of the net's owner."""
+    pytest.importorskip("h5py")
+    named = 'param { name: "w" }'
+    old = DATA + product("old", "x", named) + product("b", "old", named)
+    save_caffemodel(load_text(old), tmp_path / "old.h5")
+    net = load_text(old.replace('"old"', '"new"'), weights=tmp_path / "old.h5")
+    assert net.params["b"][0].all(), "xavier leaves no zeros"
+
+
+def test_an_owned_blob_that_hdf5_lacks_is_an_error(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    save_caffemodel(load_text(DATA + product("a", "x")), tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        del file["data/a/0"]
+    with pytest.raises(WeightsError, match=r'layer "a" has 1 blobs, .* needs 2'):
+        load_text(DATA + product("a", "x"), weights=tmp_path / "a.h5")
 
 
 # Two layers of one name --------------------------------------------------------------------------
