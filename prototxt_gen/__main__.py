@@ -16,7 +16,7 @@ from converters.datasets.registry import DATASETS
 from prototxt_gen.audit import audit, describe, net_cost
 from prototxt_gen.options import Options, flag
 from prototxt_gen.recipes import find_dataset
-from prototxt_gen.render import OUTPUTS, check_folder, generate, others, write
+from prototxt_gen.render import OUTPUTS, generate, others, write
 from prototxt_gen.variants import VARIANTS, find_variant
 
 
@@ -72,9 +72,9 @@ def _generate(args: argparse.Namespace) -> int:
     variant, dataset = find_variant(args.variant), find_dataset(args.dataset)
     options = Options(**{option.name: getattr(args, option.name) for option in fields(Options)})
     generated = generate(variant, dataset, options, args.out)
-    replaced = others(generated) if args.force else {}
-    if args.keep and all((generated.folder / name).is_file() for name in generated.texts):
-        check_folder(generated)
+    replaced = others(generated)
+    whole = all((generated.folder / name).is_file() for name in generated.texts)
+    if args.keep and whole and not replaced:
         print(f"{generated.folder}: kept, made by `{generated.command}`")
         return 0
     cost = net_cost(generated.deploy).total

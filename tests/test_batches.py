@@ -184,6 +184,21 @@ def test_a_state_behind_the_end_is_refused(tmp_path: Path) -> None:
         feed(data_layer(4), tmp_path).restore({"position": 1})
 
 
+@pytest.mark.parametrize(("text", "folder"), RANDOM, ids=TYPES)
+def test_a_refused_state_moves_nothing(text: str, folder: Path) -> None:
+    """Batch and state stay together: neither that of the refused state nor a raw error is next."""
+    first, second = feed(text, folder, seed=5), feed(text, folder, seed=5)
+    assert_same(first, second, 2)
+    state = second.state()
+    refused = [{"position": 1}, {**state, "seed": "x"}]
+    refused += [{**state, "position": 10**6, "file": 10**6}] * ("WindowData" not in text)
+    for one in refused:
+        with pytest.raises((KeyError, ValueError)):
+            second.restore(one)
+        assert second.state() == state
+    assert_same(first, second)
+
+
 def test_a_damaged_record_behind_the_wrap_around_is_named(tmp_path: Path) -> None:
     """A resumed run may begin at the last record."""
     write(tmp_path, [encode_image(b"no image", 0), *numbered(3)])

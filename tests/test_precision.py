@@ -73,18 +73,46 @@ def test_the_switches_are_set_inside_and_put_back(name: str, outside: bool) -> N
     assert tf32() == (outside, outside)
 
 
-def test_switches_set_the_newer_way_are_put_back() -> None:
-    """Torch 2.9 has another switch for each operation; set one by one they hide the older ones."""
-    cudnn: Any = torch.backends.cudnn
-    if not hasattr(cudnn, "conv"):
+@pytest.fixture
+def newer() -> Iterator[Any]:
+    """`torch.backends` where each operation has a switch; put back behind the test."""
+    backends: Any = torch.backends
+    if not hasattr(backends, "fp32_precision"):
         pytest.skip("this torch has the older switches alone")
-    try:
-        cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = "ieee", "tf32"
-        with FP32.kernels():
-            assert cudnn.rnn.fp32_precision == "ieee"
-        assert (cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision) == ("ieee", "tf32")
-    finally:
-        cudnn.conv.fp32_precision = "tf32"
+    yield backends
+    backends.fp32_precision = "none"
+    torch.set_float32_matmul_precision("highest")
+    backends.cuda.matmul.fp32_precision = "none"
+    backends.cudnn.conv.fp32_precision = backends.cudnn.rnn.fp32_precision = "tf32"
+
+
+def test_switches_set_the_newer_way_are_put_back(newer: Any) -> None:
+    """Set one by one they hide the older ones."""
+    newer.cudnn.conv.fp32_precision, newer.cudnn.rnn.fp32_precision = "ieee", "tf32"
+    with FP32.kernels():
+        assert newer.cudnn.rnn.fp32_precision == "ieee"
+    assert (newer.cudnn.conv.fp32_precision, newer.cudnn.rnn.fp32_precision) == ("ieee", "tf32")
+
+
+def test_a_general_switch_does_not_reach_inside_and_is_still_followed(newer: Any) -> None:
+    """An operation at "none" follows `torch.backends.fp32_precision`."""
+    newer.fp32_precision, newer.cuda.matmul.fp32_precision = "tf32", "none"
+    with FP32.kernels():
+        inside = [newer.cuda.matmul, newer.cudnn.conv, newer.cudnn.rnn, newer.mkldnn.matmul]
+        assert [one.fp32_precision for one in inside] == ["ieee"] * 4
+    assert newer.cuda.matmul.fp32_precision == "tf32"
+    newer.fp32_precision = "ieee"
+    assert newer.cuda.matmul.fp32_precision == "ieee"
+
+
+@pytest.mark.parametrize("wanted", ["high", "medium"])
+def test_the_precision_of_matmuls_is_put_back(newer: Any, wanted: str) -> None:
+    """`medium` allows bfloat16 on a CPU; a step does not use it, and the caller has it again."""
+    torch.set_float32_matmul_precision(wanted)
+    with FP32.kernels():
+        assert torch.get_float32_matmul_precision() == "highest"
+        assert newer.mkldnn.matmul.fp32_precision == "ieee"
+    assert torch.get_float32_matmul_precision() == wanted
 
 
 def test_another_name_is_refused() -> None:
@@ -111,6 +139,16 @@ def test_a_second_solver_leaves_the_precision_of_the_first(
             # Backward runs outside autocast; its operations keep the types of forward.
             assert any(flags[2] for flags in seen) == (one is bf16)
     assert tf32() == (True, True)
+
+
+def test_a_step_inside_autocast_is_the_step_outside() -> None:
+    """Backward too: its operations would be autocast where the caller's context holds."""
+    outside, inside = solver("fp32"), solver("fp32")
+    outside.step()
+    with torch.autocast("cpu", torch.bfloat16):
+        inside.step()
+    for one, other in zip(outside.net.learnable, inside.net.learnable):
+        assert torch.equal(one, other)
 
 
 COMMANDS: dict[str, Callable[[Path], int]] = {

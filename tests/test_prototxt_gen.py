@@ -715,6 +715,16 @@ def test_kept_files_of_the_same_command_stay_as_they_were_edited() -> None:
     assert read_solver(solver).display == 100
 
 
+def test_kept_files_of_other_options_are_replaced_by_force(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["bua", "--bias"]) == main(["bua", "--keep", "--force"]) == 0
+    assert "replaced what python -m prototxt_gen bua --dataset cifar10 --bias had made" in (
+        capsys.readouterr().err
+    )
+    assert "--bias" not in Path("prototxt/bua_cifar10/net.prototxt").read_text()
+
+
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_make_train_refuses_a_net_of_other_options(tmp_path: Path) -> None:
     """Its recipe, run with this Python: the net that lies in the folder has another dropout."""

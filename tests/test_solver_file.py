@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from google.protobuf import text_format
 
 from converters.errors import PrototxtError, SolverError
 from converters.proto import caffe_pb2 as pb
@@ -33,6 +34,25 @@ def test_a_folder_as_prefix_gets_the_solvers_name(tmp_path: Path) -> None:
 def test_overrides_win_and_repeated_fields_take_commas(tmp_path: Path) -> None:
     found = read(tmp_path, "base_lr: 1 stepvalue: 9", "base_lr=0.5", "stepvalue=3,4", "type=Adam")
     assert (found.base_lr, list(found.stepvalue), found.type) == (0.5, [3, 4], "Adam")
+
+
+@pytest.mark.parametrize(
+    ("setting", "wanted"),
+    [
+        ('test_state={level: 1, stage: "a"}', 'test_state { level: 1 stage: "a" }'),
+        ('test_state={stage: ["a", "b"]}, {}', 'test_state { stage: ["a", "b"] } test_state {}'),
+        ('weights="a,b"', 'weights: "a,b"'),
+        ('weights="a", b', 'weights: ["a", "b"]'),
+        ('test_net=["a", "b"]', 'test_net: ["a", "b"]'),
+        ("test_iter=[3, 4]", "test_iter: [3, 4]"),
+        ("test_iter=3 # three", "test_iter: 3"),
+    ],
+)
+def test_commas_within_a_value_separate_nothing(setting: str, wanted: str, tmp_path: Path) -> None:
+    found = read(tmp_path, 'net: "n" weights: "w" test_iter: 9', setting)
+    name = setting.partition("=")[0]
+    expected = text_format.Parse(wanted, pb.SolverParameter())
+    assert list(getattr(found, name)) == list(getattr(expected, name))
 
 
 @pytest.mark.parametrize("setting", ["base_lrr=1", "base_lr", "base_lr=fast", "max_iter=1.5"])

@@ -54,18 +54,58 @@ def test_blobs_that_hdf5_has_with_their_owner_alone_are_found(tmp_path: Path) ->
         load_text(apart, weights=model, strict=True)
 
 
-def test_a_blob_that_hdf5_leaves_out_gets_its_filler(tmp_path: Path) -> None:
+def test_a_blob_that_hdf5_leaves_out_must_have_another_owner(tmp_path: Path) -> None:
+    """As in Caffe: where the layer owns the blob itself, the file is another net's."""
     named = 'param { name: "w" }'
     model = tmp_path / "net.caffemodel.h5"
-    saved = load_text(DATA + product("a", "x", named) + product("b", "a", named))
-    saved.params["b"][1].data.fill_(2)
-    save_caffemodel(saved, model)
+    save_caffemodel(load_text(DATA + product("a", "x", named) + product("b", "a", named)), model)
     apart = DATA + product("a", "x") + product("b", "a")
-    net = load_text(apart, weights=model)
+    with pytest.raises(WeightsError, match=r'layer "b" has 1 blobs, .* needs 2'):
+        load_text(apart, weights=model)
+
+
+SHARED = 'param { name: "w" } param { name: "b" }'
+
+
+@pytest.mark.parametrize(
+    "sharer", [SHARED, SHARED.replace('"w"', '""'), SHARED.replace('"b"', '""')]
+)
+def test_a_snapshot_in_hdf5_is_resumed_where_blobs_are_shared(sharer: str, tmp_path: Path) -> None:
+    """The file has those blobs, or the whole layer, under their owner alone."""
+    pytest.importorskip("h5py")
+    (tmp_path / "net.prototxt").write_text(
+        DATA + product("a", "x", SHARED) + product("b", "a", sharer) + total("b")
+    )
+    (tmp_path / "solver.prototxt").write_text(
+        f'net: "{tmp_path}/net.prototxt" base_lr: 0.1 lr_policy: "fixed" momentum: 0.9 '
+        f'snapshot_prefix: "{tmp_path}/run" random_seed: 1 snapshot_format: HDF5'
+    )
+    first = Solver(tmp_path / "solver.prototxt", device="cpu")
+    first.step(inputs={"x": X})
+    second = Solver(tmp_path / "solver.prototxt", device="cpu", snapshot=first.snapshot())
+    for solver in (first, second):
+        solver.step(inputs={"x": X})
+    for one, other in zip(first.net.learnable, second.net.learnable, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_blob_that_hdf5_leaves_to_an_owner_elsewhere_is_filled(tmp_path: Path) -> None:
+    """The file's layer has its bias alone, and no layer of the net's owner."""
+    pytest.importorskip("h5py")
+    named = 'param { name: "w" }'
+    old = DATA + product("old", "x", named) + product("b", "old", named)
+    save_caffemodel(load_text(old), tmp_path / "old.h5")
+    net = load_text(old.replace('"old"', '"new"'), weights=tmp_path / "old.h5")
     assert net.params["b"][0].all(), "xavier leaves no zeros"
-    assert net.params["b"][1].tolist() == [2, 2, 2]
-    with pytest.raises(WeightsError, match=r"no blobs for layer b .*strict"):
-        load_text(apart, weights=model, strict=True)
+
+
+def test_an_owned_blob_that_hdf5_lacks_is_an_error(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    save_caffemodel(load_text(DATA + product("a", "x")), tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        del file["data/a/0"]
+    with pytest.raises(WeightsError, match=r'layer "a" has 1 blobs, .* needs 2'):
+        load_text(DATA + product("a", "x"), weights=tmp_path / "a.h5")
 
 
 # Two layers of one name --------------------------------------------------------------------------

@@ -209,6 +209,19 @@ def test_cached_images_are_read_once(tmp_path: Path) -> None:
         read.next()
 
 
+def test_a_damaged_image_is_not_kept_in_the_cache(tmp_path: Path) -> None:
+    """Mended, it is read."""
+    write_windows(tmp_path, "5 0.7 0 0 1 1", "0 0 0 0 5 5")
+    image = (tmp_path / "a.png").read_bytes()
+    kept = open_windows(LAYER % ("", "cache_images: true"), tmp_path)
+    (tmp_path / "a.png").write_bytes(b"junk")
+    with pytest.raises(DataError, match=r"image .*a\.png cannot be decoded"):
+        kept.next()
+    (tmp_path / "a.png").write_bytes(image)
+    whole = open_windows(LAYER % ("", ""), tmp_path)
+    np.testing.assert_array_equal(kept.next()["data"], whole.next()["data"])
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [

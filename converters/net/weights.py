@@ -93,7 +93,7 @@ def load_files(
     for position in own:
         if given and position.layer.param.blobs:
             given_here = given_blobs(position.layer.param, plan.source)
-            _copy(position, store, given_here, plan.source, "its type")
+            _copy(position, store, given_here, plan.source, plan, "its type")
             report.places.update(position.owners)
     for path in files if own else ():
         for stored, target in _matched(path, targets):
@@ -102,7 +102,7 @@ def load_files(
                 continue
             if store.shared.issuperset(target.owners):
                 continue
-            _copy(target, store, stored, str(path), plan.source)
+            _copy(target, store, stored, str(path), plan)
             report.loaded.append(target.key)
             report.places.update(target.owners[index] for index in stored.positions)
             if target.key != target.name and target.name not in report.twins:
@@ -132,12 +132,18 @@ def _matched(
 
 
 def _copy(
-    position: LayerPlan, store: BlobStore, stored: StoredLayer, path: str, source: str
+    position: LayerPlan,
+    store: BlobStore,
+    stored: StoredLayer,
+    path: str,
+    plan: NetPlan,
+    needs: str = "",
 ) -> None:
-    # An HDF5 file leaves out blobs that another layer owns, so its positions may have gaps.
+    source = needs or plan.source
     shapes = [spec.shape for spec in position.blobs]
     expected = len(shapes)
-    if len(stored.blobs) != expected and stored.positions == tuple(range(len(stored.blobs))):
+    absent = set(range(expected)).difference(stored.positions)
+    if len(stored.blobs) > expected or not absent <= _may_be_absent(position, stored, plan):
         raise WeightsError(
             f'{path}: layer "{stored.name}" has {len(stored.blobs)} blobs, '
             f"{source} needs {expected}"
@@ -154,6 +160,16 @@ def _copy(
             np.copyto(target.numpy().reshape(blob.shape), blob)
         else:
             target.copy_(torch.tensor(blob).view(target.shape))
+
+
+def _may_be_absent(position: LayerPlan, stored: StoredLayer, plan: NetPlan) -> set[int]:
+    """The blobs that another one owns, which Caffe leaves out of HDF5 files (without types)."""
+    owners = [plan.learnables[owner] for owner in position.owners]
+    return {
+        index
+        for index, owner in enumerate(owners)
+        if not stored.type and (owner.layer, owner.place) != (position.name, index)
+    }
 
 
 def fill_blobs(plan: NetPlan, store: BlobStore, done: Collection[int]) -> None:

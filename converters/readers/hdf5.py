@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,10 +87,6 @@ class Hdf5Reader(Reader):
 
     def state(self) -> dict[str, int]:
         return {**super().state(), "file": self.file}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self.file = int(state["file"])
-        super().restore(state)
 
     def reopen(self) -> None:
         if self.file >= len(self.files):

@@ -72,7 +72,7 @@ class Reader:
         return dict(zip(self.param.top, arrays))
 
     def state(self) -> dict[str, int]:
-        """Everything that decides the next batch."""
+        """Everything that decides the next batch: attributes of the reader by name."""
         return {
             "position": self.position,
             "epoch": self.epoch,
@@ -84,10 +84,19 @@ class Reader:
         """Go on where `state` was taken.
 
         Raises:
-            KeyError, ValueError: a part is missing, or lies behind the data's end.
+            KeyError, ValueError: a part is missing, or lies behind the data's end. Nothing has
+                moved then.
         """
-        self.position, self.epoch = int(state["position"]), int(state["epoch"])
-        self.batch, self.seed = int(state["batch"]), int(state["seed"])
+        before = self.state()
+        wanted = {name: int(state[name]) for name in before}
+        try:
+            self._go_to(wanted)
+        except BaseException:
+            self._go_to(before)
+            raise
+
+    def _go_to(self, state: Mapping[str, int]) -> None:
+        vars(self).update(state)
         self.reopen()
 
     def reopen(self) -> None:

@@ -309,7 +309,10 @@ class WindowReader(ImageFileReader):
     def _fill(self, window: Window, top: NDArray[np.float32], mirrored: bool) -> None:
         """Write a window's values into `top` (3, crop, crop), which is zero."""
         name = self.param.window_data_param.root_folder + self.file.images[window.image]
-        image = self.decode(name, self._content(window.image, name), color=True)
+        content = self._kept.get(window.image) or self.content(name)
+        image = self.decode(name, content, color=True)
+        if self.param.window_data_param.cache_images:
+            self._kept[window.image] = content
         placed = place(window, image.shape[0], image.shape[1], self.settings, mirrored)
         if placed is None:
             raise self.fail(
@@ -327,12 +330,3 @@ class WindowReader(ImageFileReader):
             means = means[inner]
         scale = np.float32(self.param.window_data_param.scale)
         top[inner] = (values.astype(np.float32) - (0 if means is None else means)) * scale
-
-    def _content(self, image: int, name: str) -> bytes:
-        """An image's bytes, kept if `cache_images` asks for it."""
-        content = self._kept.get(image)
-        if content is None:
-            content = self.content(name)
-            if self.param.window_data_param.cache_images:
-                self._kept[image] = content
-        return content

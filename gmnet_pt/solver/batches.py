@@ -116,11 +116,12 @@ class Batches:
         """Go on where `state` was taken.
 
         Raises:
-            KeyError, ValueError: the state is not one of this layer and its data.
+            KeyError, ValueError: the state is not one of this layer and its data. The next batch
+                stays what it was.
         """
         self._settle()
-        self._ahead = None
         self._reader.restore(state)
+        self._ahead = None
         self._state = self._reader.state()
 
     def close(self) -> None:

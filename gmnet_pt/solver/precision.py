@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -27,14 +27,14 @@ class Precision:
     @contextmanager
     def kernels(self) -> Iterator[None]:
         """Set whether TF32 may be used; for forward, backward and update."""
-        owners, name, wanted, saved = _tf32_switches(self.tf32)
+        saved = _taken()
         try:
-            for owner in owners:
-                setattr(owner, name, wanted)
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.tf32
+            for operation in _OPERATIONS if _set else ():
+                _set(*operation, "tf32" if self.tf32 and operation[0] == "cuda" else "ieee")
             yield
         finally:
-            for owner, value in zip(owners, saved):
-                setattr(owner, name, value)
+            saved.put_back()
 
     def autocast(self, device: torch.device) -> AbstractContextManager[object]:
         """Autocast on `device` as this precision has it, whatever is on outside."""
@@ -50,17 +50,46 @@ class Precision:
             yield
 
 
-def _tf32_switches(allowed: bool) -> tuple[list[Any], str, Any, list[Any]]:
-    """What decides about TF32: owners, attribute, the value that is wanted, and those of now."""
-    matmul: Any = torch.backends.cuda.matmul
-    cudnn: Any = torch.backends.cudnn
+# Since torch 2.9 each operation has a switch of its own, which follows the general ones while it is
+# "none". The public attributes lack one of them and take a multiple of the time.
+_get: Any = getattr(torch._C, "_get_fp32_precision_getter", None)
+_set: Any = getattr(torch._C, "_set_fp32_precision_setter", None)
+_GENERAL = (("generic", "all"), ("cuda", "all"), ("mkldnn", "all"))
+_OPERATIONS = tuple((at, what) for at in ("cuda", "mkldnn") for what in ("matmul", "conv", "rnn"))
+
+
+class _Switches(NamedTuple):
+    """The process's switches for less than fp32: those of operations, the two older ones."""
+
+    newer: dict[tuple[str, str], str]
+    matmul: str
+    cudnn: bool
+
+    def put_back(self) -> None:
+        """The older ones first, as they set the newer."""
+        torch.set_float32_matmul_precision(self.matmul)
+        torch.backends.cudnn.allow_tf32 = self.cudnn
+        for switch, value in self.newer.items():
+            _set(*switch, value)
+
+
+def _taken() -> _Switches:
+    """All switches as they are; the newer ones are "none" afterwards.
+
+    What one says itself shows only once the general ones are "none", and the older ones refuse to
+    be read where they and the newer disagree.
+    """
+    newer = {}
+    for switch in (*_GENERAL, *_OPERATIONS) if _set else ():
+        newer[switch] = _get(*switch)
+        _set(*switch, "none")
+    matmul = torch.get_float32_matmul_precision()
+    for operation in ("conv", "rnn") if _set else ():
+        _set("cuda", operation, "tf32")
     try:
-        return [matmul, cudnn], "allow_tf32", allowed, [matmul.allow_tf32, cudnn.allow_tf32]
+        return _Switches(newer, matmul, torch.backends.cudnn.allow_tf32)
     except RuntimeError:
-        # Torch 2.9 refuses to show them where its newer switches were set apart from them.
-        owners = [matmul, cudnn.conv, cudnn.rnn]
-        value = "tf32" if allowed else "ieee"
-        return owners, "fp32_precision", value, [owner.fp32_precision for owner in owners]
+        return _Switches(newer, matmul, False)
 
 
 FP32 = Precision(None, False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -130,14 +131,19 @@ def override(message: pb.SolverParameter, settings: Iterable[str], source: str) 
                 f"{', '.join(f.name for f in message.DESCRIPTOR.fields)}"
             )
         message.ClearField(field.name)
-        values = (
-            value.split(",")
-            if isinstance(getattr(message, field.name), Sequence)
-            and not (isinstance(getattr(message, field.name), str))
-            else [value]
-        )
-        for one in values:
+        empty = getattr(message, field.name)
+        repeated = isinstance(empty, Sequence) and not isinstance(empty, str)
+        for one in _values(field.name, value) if repeated else [value]:
             _set(message, field.name, one.strip(), source)
+
+
+def _values(name: str, value: str) -> list[str]:
+    """What to set a repeated field to: commas within quotes and braces separate nothing."""
+    for text in (value, f"[{value}]") if value.strip() else ():
+        with suppress(text_format.ParseError):
+            text_format.Parse(f"{name}: {text}", pb.SolverParameter())
+            return [text]
+    return value.split(",")
 
 
 def _set(message: pb.SolverParameter, name: str, value: str, source: str) -> None:

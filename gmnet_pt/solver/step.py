@@ -70,7 +70,9 @@ class TrainingStep:
             with self.precision.autocast(self.device):
                 loss, outputs = self.net.loss(feed)
             if loss.requires_grad:
-                loss.backward()  # type: ignore[no-untyped-call]
+                # Its operations keep the types of forward, whatever the caller is in.
+                with FP32.autocast(self.device):
+                    loss.backward()  # type: ignore[no-untyped-call]
         return Passed(loss.detach(), outputs)
 
     def update(self, rate: Tensor, iteration: Tensor) -> None:
