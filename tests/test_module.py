@@ -16,7 +16,7 @@ from small_net import load_layer, load_text
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
-from converters import CaffeNet, load_net
+from converters import CaffeNet, load_net, save_caffemodel
 from converters.errors import CaffeError
 from converters.proto import caffe_pb2 as pb
 
@@ -509,6 +509,14 @@ def test_parameter_groups_carry_the_multipliers_of_what_makes_a_blob(way: str) -
     (twice,) = (g["params"] for g in net.parameter_groups(lr=0.1) if g["lr"] == 0.2)
     assert [id(parameter) for parameter in twice] == [id(parameter) for parameter in made_of]
     torch.optim.SGD(net.parameter_groups(lr=0.1))
+
+
+def test_weights_are_refused_where_a_parametrization_makes_them(tmp_path: Path) -> None:
+    net, model = build(), tmp_path / "net.caffemodel"
+    save_caffemodel(net, model)
+    parametrizations.weight_norm(net.layers["fc"], "weight")
+    with pytest.raises(CaffeError, match=r'layer "fc" blob 0 .*parametrization'):
+        net.load_weights(model)
 
 
 def test_parameter_groups_have_the_parameters_of_a_module_in_a_layers_place() -> None:

@@ -95,3 +95,11 @@ def test_an_ave_window_outside_the_image_is_refused() -> None:
     """Caffe divides by a size of 0 there."""
     with pytest.raises(ShapeError, match="outside bottom size"):
         load_layer("Pooling", settings("AVE", OUTSIDE), image(3, 4))
+
+
+def test_infinity_wins_and_takes_the_gradient() -> None:
+    x = torch.tensor([[[[1.0, math.inf], [2.0, 3.0]]]], requires_grad=True)
+    y = load_layer("Pooling", "pooling_param { kernel_size: 2 }", x)(x)["t0"]
+    y.sum().backward()
+    assert y.item() == math.inf
+    assert x.grad.flatten().tolist() == [0, 1, 0, 0]

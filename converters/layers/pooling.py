@@ -79,7 +79,8 @@ def max_pool(layer: Layer, x: Tensor, w: PoolingWindows, masked: bool) -> tuple[
     height, width = x.shape[2], x.shape[3]
     out = pooled_size(layer, (height, width), w)
     least = max(-FLT_MAX, torch.finfo(x.dtype).min)
-    x = torch.nan_to_num(x, nan=least, posinf=math.inf, neginf=least)
+    # Neither a NaN nor a value of -FLT_MAX or less exceeds what Caffe presets.
+    x = torch.where(x > least, x, least)
     x = _padded(x, w, out, least)
     y, index = F.max_pool2d(x, w.kernel, w.stride, return_indices=True)
     y = _trimmed(y, out)

@@ -74,6 +74,11 @@ class BlobStore(Sequence[Tensor]):
             if key == name or key.startswith(made_of)
         ]
 
+    def is_made(self, place: int) -> bool:
+        """Whether the blob of `place` is computed anew each time, by a parametrization or so."""
+        module, name = self._homes[place]
+        return name not in module._parameters and name not in module._buffers
+
     def __len__(self) -> int:
         return len(self._homes)
 

@@ -155,6 +155,11 @@ def _copy(
                 f'{path}: layer "{stored.name}" blob {index} has shape {tuple(blob.shape)}, '
                 f"{source} needs {needed}"
             )
+        if store.is_made(position.owners[index]):
+            raise WeightsError(
+                f'{path}: layer "{stored.name}" blob {index} has no place in {source}: a '
+                "parametrization or pruning makes it there; load weights first"
+            )
         target = store[position.owners[index]].detach()
         if target.device.type == "cpu" and target.dtype != torch.bfloat16:
             np.copyto(target.numpy().reshape(blob.shape), blob)
