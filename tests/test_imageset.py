@@ -160,6 +160,14 @@ def test_lists(tmp_path: Path) -> None:
         read_image_list(tmp_path / "absent")
 
 
+@pytest.mark.parametrize("label", ["2147483648", "-2147483649", "9" * 5000])
+def test_a_label_beyond_32_bits_is_refused(tmp_path: Path, label: str) -> None:
+    """A record holds 32 bits: the label would be another."""
+    (tmp_path / "list").write_text(f"a.png 2147483647\na.png {label}\n")
+    with pytest.raises(DataError, match=r"list:2: a label needs more than 32 bits"):
+        read_image_list(tmp_path / "list")
+
+
 def test_existing_output_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = (GOLDEN / "images", LIST, tmp_path / "db")
     assert command(*arguments) == 0

@@ -25,7 +25,8 @@ def read_image_list(path: str | Path) -> ImageList:
     """Read a list of images; a blank line counts, as in Caffe, as an image without a name.
 
     Raises:
-        DataError: the file is missing, or a line has no label: `list.txt:3: …`.
+        DataError: the file is missing, or a line has no label or one beyond 32 bits:
+            `list.txt:3: …`.
     """
     try:
         lines = Path(path).read_bytes().split(b"\n")
@@ -39,6 +40,9 @@ def read_image_list(path: str | Path) -> ImageList:
         if line.strip() and not (name and re.fullmatch(rb"[+-]?\d+", label)):
             text = line.decode("utf-8", "backslashreplace")
             raise DataError(f"{path}:{number}: {text!r} has no label; a line is NAME LABEL")
+        # Python refuses to read a number of thousands of digits.
+        if len(label) > 99 or not -(1 << 31) <= int(label or 0) < 1 << 31:
+            raise DataError(f"{path}:{number}: a label needs more than 32 bits")
         names.append(name)
         labels.append(int(label or 0))
     return ImageList(names, labels)
