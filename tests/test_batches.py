@@ -348,6 +348,8 @@ def test_hdf5_files_may_lie_beside_their_list(tmp_path: Path) -> None:
         ({"data": np.zeros((3, 2)), "label": np.zeros(2)}, r"1\.h5: .* have \[3, 2\] rows"),
         ({"data": np.zeros((3, 4)), "label": np.zeros(3)}, "datasets have different shapes"),
         ({"data": np.zeros((3, 2))}, r"1\.h5: .*label.* needs datasets \['data', 'label'\]"),
+        # Neither a group nor numbers: h5py makes a named type of it.
+        ({"data": np.dtype("f4"), "label": np.zeros(3)}, r"1\.h5: .* needs datasets"),
     ],
 )
 def test_an_hdf5_file_unlike_the_first_is_refused(

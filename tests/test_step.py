@@ -99,6 +99,17 @@ def test_a_call_is_a_whole_iteration() -> None:
         assert torch.equal(a, b)
 
 
+def test_a_step_where_the_caller_wants_no_gradients_is_the_same() -> None:
+    (outside, feeds), (inside, _) = golden("sgd_plain"), golden("sgd_plain")
+    feed = next(feeds)
+    outside.step(feed)
+    with torch.no_grad():
+        inside.step(feed)
+        assert not torch.is_grad_enabled()
+    for one, other in zip(outside.net.learnable, inside.net.learnable, strict=True):
+        assert torch.equal(one, other)
+
+
 def test_gradients_of_before_do_not_count() -> None:
     (one, feeds), (other, _) = golden("sgd_plain"), golden("sgd_plain")
     feed = next(feeds)

@@ -48,7 +48,7 @@ class Hdf5Reader(Reader):
             try:
                 with h5py.File(path, "r") as file:
                     self.rows = [np.asarray(file[top], np.float32) for top in self.param.top]
-            except (OSError, KeyError, ValueError) as error:
+            except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
                 raise self.fail(
                     f"{path}: {error}; it needs datasets {list(self.param.top)}"
                 ) from error

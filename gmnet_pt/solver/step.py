@@ -45,6 +45,7 @@ class TrainingStep:
         self.update(rate, iteration)
         return passed
 
+    @torch.enable_grad()
     def accumulate(
         self, feeds: Iterable[Feed], run: Callable[[Feed], Passed] | None = None
     ) -> Passed:
@@ -64,6 +65,7 @@ class TrainingStep:
         for parameter in self.net.parameters():
             parameter.grad = None
 
+    @torch.enable_grad()
     def forward_backward(self, feed: Feed) -> Passed:
         """One pass on `feed` (an array or tensor by input name); its gradients are added up."""
         with self.precision.kernels():
