@@ -736,6 +736,8 @@ def test_make_train_refuses_a_net_of_other_options(tmp_path: Path) -> None:
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for name in ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "ARGS", "MODEL", "DATASET", "WIDTH"):
+        environment.pop(name, None)  # of the `make test ARGS=…` that may run this
 
     def make(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = ["make", "--silent", *arguments]
