@@ -6,6 +6,9 @@ lines print it without a traceback and exit with status 1 (`converters.command_l
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 
 class CaffeError(Exception):
     """Base of all errors this project raises on bad input; `str(error)` is one line."""
@@ -44,3 +47,15 @@ class MissingExtraError(CaffeError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs {package}: pip install 'gmnet-caffe[{extra}]'")
+
+
+def import_extra(module: str, package: str, extra: str, purpose: str) -> Any:
+    """A module of an optional package, imported when `purpose` first needs it.
+
+    Raises:
+        MissingExtraError: the package is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(package, extra, purpose) from error

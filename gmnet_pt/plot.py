@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from converters.command_line.program import run_program
-from converters.errors import DataError, MissingExtraError, OutputError
+from converters.errors import DataError, OutputError, import_extra
 from converters.formats.whole_files import written_beside
 from gmnet_pt.log.caffe_log import parse_caffe_log
 from gmnet_pt.log.events import Display, Event, Output, Scores
@@ -98,12 +98,9 @@ def draw(logs: Mapping[str, Curves], out: Path) -> None:
     """
     if out.suffix not in FORMATS:
         raise OutputError(f"{out}: cannot draw as {out.suffix!r}, only as {', '.join(FORMATS)}")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "plots", "drawing curves") from error
+    figures = import_extra("matplotlib.figure", "matplotlib", "plots", "drawing curves")
     panels = sorted({curve.is_loss for log in logs.values() for curve in log}, reverse=True)
-    figure = Figure(figsize=(7 * len(panels), 5), layout="constrained")
+    figure = figures.Figure(figsize=(7 * len(panels), 5), layout="constrained")
     for place, is_loss in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), place + 1)
         for label, log in logs.items():

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from converters.errors import CaffeError, MissingExtraError
+from converters.errors import CaffeError, import_extra
 from converters.formats.whole_files import written_beside
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -65,8 +65,4 @@ def import_h5py(purpose: str = "an HDF5 file") -> Any:
     Raises:
         MissingExtraError: it is not installed.
     """
-    try:
-        import h5py
-    except ImportError as error:
-        raise MissingExtraError("h5py", "hdf5", purpose) from error
-    return h5py
+    return import_extra("h5py", "h5py", "hdf5", purpose)

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.errors import MissingExtraError
+from converters.errors import import_extra
 from converters.formats.whole_files import written_beside
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -25,11 +25,7 @@ def opencv(purpose: str = "reading images") -> Any:
     Raises:
         MissingExtraError: OpenCV is not installed.
     """
-    try:
-        import cv2
-    except ImportError as error:
-        raise MissingExtraError("OpenCV", "images", purpose) from error
-    return cv2
+    return import_extra("cv2", "OpenCV", "images", purpose)
 
 
 def decode(image: Buffer, color: bool | None) -> NDArray[Any] | None:

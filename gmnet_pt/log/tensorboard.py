@@ -6,7 +6,7 @@ from functools import singledispatchmethod
 from pathlib import Path
 from typing import Any
 
-from converters.errors import MissingExtraError
+from converters.errors import import_extra
 from gmnet_pt.log.events import Display, Event, Scores
 from gmnet_pt.log.training_log import TrainingLog
 
@@ -19,11 +19,9 @@ class TensorBoardLog(TrainingLog):
     """
 
     def __init__(self, folder: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise MissingExtraError("tensorboard", "plots", "TensorBoard output") from error
-        self._writer: Any = SummaryWriter(str(folder))
+        torch_side = "torch.utils.tensorboard"
+        found = import_extra(torch_side, "tensorboard", "plots", "TensorBoard output")
+        self._writer: Any = found.SummaryWriter(str(folder))
 
     @singledispatchmethod
     def show(self, event: Event) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from converters.datasets.registry import Dataset, Images, Split, Training, register
 from converters.datasets.source import Source
-from converters.errors import MissingExtraError
+from converters.errors import import_extra
 
 SIZE = 28
 TRAIN = 1437  # of 1,797
@@ -18,12 +18,8 @@ _BRIGHTEST = 16
 
 
 def _read(source: Source, split: Split, chosen: str) -> Iterator[Images]:
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise MissingExtraError("scikit-learn", "demo", "the data set digits") from error
-
-    digits = load_digits()
+    datasets = import_extra("sklearn.datasets", "scikit-learn", "demo", "the data set digits")
+    digits = datasets.load_digits()
     # RandomState's streams are frozen: the same permutation with every NumPy.
     order = np.random.RandomState(SEED).permutation(len(digits.target))
     rows = order[:TRAIN] if split == "train" else order[TRAIN:]
