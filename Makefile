@@ -4,6 +4,7 @@ MODEL   ?= bua
 DATASET ?= cifar10
 READING ?= text
 WIDTH   ?= 1
+BUDGET  ?= full
 
 # The first Python that is new enough; `make PYTHON=/path/to/python3.12 …` chooses another.
 PYTHON  ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -75,8 +76,8 @@ lint: $(READY)  ## ruff and mypy
 bench: $(READY)  ## measure speed beside a yardstick: ARGS='train_step lmdb --out FILE'
 	@$(BIN)/python -m bench $(ARGS)
 
-reproduce:  ## the paper's tables and figures (not there yet)
-	@echo "error: make reproduce is not there yet: the paper's tables and figures come later" >&2; exit 1
+reproduce: $(READY)  ## the paper's tables and figures: TABLE=1|2|3 FIGURE=3|4|5 BUDGET=full|short|smoke ARGS
+	@$(BIN)/python -m gmnet_pt.reproduce --budget $(BUDGET) $(TABLE:%=--table %) $(FIGURE:%=--figure %) $(ARGS)
 
 build/protoc/.installed: $(READY)
 	@$(INSTALL) --upgrade --target build/protoc grpcio-tools==1.62.3

@@ -35,10 +35,10 @@ class Schedule:
     test_iter: int
 
 
-def schedule(dataset: Dataset, batch: int) -> Schedule:
+def schedule(dataset: Dataset, options: Options) -> Schedule:
     """max_iter = epochs · ceil(images / batch), steps at 1/2 and 3/4 of it, rounded down."""
-    epoch = -(-dataset.counts["train"] // batch)
-    max_iter = dataset.training.epochs * epoch
+    epoch = -(-dataset.counts["train"] // options.batch)
+    max_iter = (options.epochs or dataset.training.epochs) * epoch
     test_iter = -(-dataset.counts["test"] // dataset.training.test_batch)
     return Schedule(epoch, max_iter, (max_iter // 2, 3 * max_iter // 4), 10 * epoch, test_iter)
 

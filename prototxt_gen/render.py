@@ -49,15 +49,23 @@ class Generated(NamedTuple):
 
 
 def generate(
-    variant: Variant, dataset: Dataset, options: Options, out: Path = OUTPUTS
+    variant: Variant,
+    dataset: Dataset,
+    options: Options,
+    out: Path = OUTPUTS,
+    run: Path | None = None,
 ) -> Generated:
     """The net, deploy net and solver of `variant` for a data set; nothing is written.
+
+    They belong into a folder of `out`, their training into one of runs/, each named after the
+    options; with `run` all of it into that folder.
 
     Raises:
         GeneratorError: an option that does not fit the variant or the data set.
     """
     name = folder_name(variant, dataset, options)
-    folder = out / name
+    folder = run or out / name
+    runs = run or Path(RUNS) / name
     means = channel_means(dataset, options)
     net = net_text(variant, dataset, options, means)
     solver = _render(
@@ -65,9 +73,9 @@ def generate(
         **_heading(variant, dataset, options),
         dataset=dataset,
         options=options,
-        schedule=schedule(dataset, options.batch),
+        schedule=schedule(dataset, options),
         net_path=(folder / "net.prototxt").as_posix(),
-        snapshot_prefix=f"{RUNS}/{name}/{variant.name}",
+        snapshot_prefix=(runs / variant.name).as_posix(),
     )
     deploy = net_text(variant, dataset, options)
     parse_text(net, pb.NetParameter(), str(folder / "net.prototxt"))

@@ -413,6 +413,7 @@ def test_every_option_changes_what_is_written() -> None:
         "moving_average_fraction": 0.9,
         "mean": "none",
         "batch": 128,
+        "epochs": 8,
         "weight_decay": 5e-4,
         "random_seed": 7,
     }
@@ -444,7 +445,23 @@ def test_options_reach_their_fields() -> None:
     assert solver.max_iter == 300 * 1563
     assert solver.weight_decay == pytest.approx(5e-4)
     assert solver.random_seed == 7
-    assert schedule(find_dataset("digits"), 1437).max_iter == 14
+    assert schedule(find_dataset("digits"), Options(batch=1437)).max_iter == 14
+
+
+def test_fewer_epochs_keep_the_schedules_form() -> None:
+    solver = solver_of("bua", "mnist", epochs=6)
+    epoch = 938
+    assert solver.max_iter == 6 * epoch
+    assert list(solver.stepvalue) == [3 * epoch, 4 * epoch + epoch // 2]
+    assert solver.test_interval == epoch
+
+
+def test_a_run_may_have_all_in_one_folder() -> None:
+    folder = Path("runs/here")
+    generated = generate(find_variant("bua"), find_dataset("digits"), Options(), run=folder)
+    solver = parse_text(generated.texts["solver.prototxt"], pb.SolverParameter(), "solver")
+    assert generated.folder == folder
+    assert (solver.net, solver.snapshot_prefix) == ("runs/here/net.prototxt", "runs/here/bua")
 
 
 def test_zero_is_a_value_and_not_the_default() -> None:

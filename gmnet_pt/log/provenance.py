@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from gmnet_pt.log.events import Run
 
@@ -38,3 +41,28 @@ def _git(folder: Path, *arguments: str) -> str:
         command, cwd=folder, capture_output=True, text=True, check=True, timeout=30
     )
     return done.stdout.strip()
+
+
+def describe_hardware(device: str) -> dict[str, Any]:
+    """Processor, the cores and threads that we may use, memory in GiB, and the device's name."""
+    import torch
+
+    name = device
+    if torch.device(device).type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    return {
+        "device": name,
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -11,10 +11,11 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from gmnet_pt.log.events import Advance, Event, Output, Speed
+from gmnet_pt.log.events import Advance, Event, Output, Run, Speed
 from gmnet_pt.log.training_log import TrainingLog, open_to_append, write_line
 
 
@@ -85,3 +86,28 @@ def _same(value: Any) -> Any:
 
 
 _READ: dict[str, Callable[[Any], Any]] = {"loss": _number, "outputs": _outputs, "speed": _speed}
+
+
+class Session(NamedTuple):
+    """One start of a run: when (UTC), and the seconds to the last thing that it told."""
+
+    started: str
+    seconds: float
+
+
+def record_times(text: str) -> list[Session]:
+    """The sessions of a record, each from its `Run` to the last event before the next one's."""
+    spans: list[list[float]] = []
+    for line in text.splitlines():
+        try:
+            values = json.loads(line)
+            kind, moment = values["event"], float(values["time"])
+        except (ValueError, KeyError, TypeError):
+            continue
+        if kind == Run.__name__ or not spans:
+            spans.append([moment, moment])
+        spans[-1][1] = moment
+    return [
+        Session(datetime.fromtimestamp(first, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), last - first)
+        for first, last in spans
+    ]

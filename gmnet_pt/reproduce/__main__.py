@@ -1,0 +1,188 @@
+"""`python -m gmnet_pt.reproduce`: train what the paper's tables and figures need, and report it.
+
+Runs are resumed, finished ones are not repeated, and two of these commands at once share the work.
+What is not given (`--source`) is missing in the report. Ctrl-C, SIGTERM and SIGHUP stop after a
+snapshot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+from converters.command_line.program import run_program
+from converters.command_line.progress import TerminalReporter
+from converters.command_line.table import aligned
+from converters.errors import SolverError
+from converters.proto import caffe_pb2 as pb
+from gmnet_pt.reproduce.budgets import BUDGETS, find_budget
+from gmnet_pt.reproduce.experiments import EXHIBITS, Exhibit
+from gmnet_pt.reproduce.runs import Selection
+from gmnet_pt.reproduce.timing import span
+from gmnet_pt.reproduce.training import Trainer
+from gmnet_pt.reproduce.work import Status, Work
+from gmnet_pt.solver.device import named_device, solver_device
+from gmnet_pt.solver.precision import PRECISIONS
+from prototxt_gen.audit import audit
+from prototxt_gen.recipes import find_dataset
+
+EXIT_STATUS = (
+    "exit status: 0 all that could be done is done, or the minutes are over; 1 a run failed, or "
+    "another clear error; 2 wrong usage; 130 stopped by SIGINT, 143 by SIGTERM, 129 by SIGHUP"
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    add = parser.add_argument
+    add("--table", type=int, action="append", default=[], metavar="1|2|3", help="repeatable")
+    add("--figure", type=int, action="append", default=[], metavar="3|4|5", help="repeatable")
+    about = "; ".join(f"{budget.name}: {budget.about}" for budget in BUDGETS.values())
+    add("--budget", default="full", metavar="|".join(BUDGETS), help=f"{about} (default: full)")
+    add("--datasets", type=_words, metavar="D[,D2]", help="only these data sets")
+    add("--seeds", type=_seeds, default=(1,), metavar="N[,N2]", help="a run each (default: 1)")
+    add(
+        "--source",
+        type=_pair,
+        action="append",
+        default=[],
+        metavar="D=PATH",
+        help="a data set's archives, to build its databases from; repeatable",
+    )
+    add(
+        "--substitute",
+        type=_pair,
+        action="append",
+        default=[],
+        metavar="D=D2",
+        help="train on another data set than the paper's, which all labels then say; repeatable",
+    )
+    add("--device", help="cpu, cuda or cuda:N (default: the GPU if there is one)")
+    add("--precision", choices=list(PRECISIONS), default="fp32", help="fp32 follows Caffe")
+    add("--minutes", type=float, metavar="N", help="stop after so many, to go on another time")
+    add("--retry", action="store_true", help="try failed runs again")
+    add("--repeat", action="store_true", help="also do runs that results/ has from elsewhere")
+    add("--list", action="store_true", help="show each run's state and the time left; do nothing")
+    add("--report", action="store_true", help="write the report of what is there; train nothing")
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(filter(None, text.split(",")))
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    words = text.split(",")
+    if not all(word.isdecimal() for word in words):
+        raise argparse.ArgumentTypeError(f"{text!r}: use whole numbers with commas, as 1,2,3")
+    return tuple(dict.fromkeys(map(int, words)))
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise argparse.ArgumentTypeError(f"{text!r}: use NAME=VALUE")
+    return name, value
+
+
+class _Stop:
+    """Whether a signal has asked for an end; a second Ctrl-C interrupts at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.received == number:
+            raise KeyboardInterrupt
+        self.received = number
+
+    def __call__(self) -> bool:
+        return self.received is not None
+
+
+def _exhibits(args: argparse.Namespace) -> tuple[bool, tuple[Exhibit, ...]]:
+    """Whether Table 1 is wanted, and the exhibits that need training; all if none is named.
+
+    Raises:
+        SolverError: the paper has no such table or figure here.
+    """
+    wanted = [("table", n) for n in args.table] + [("figure", n) for n in args.figure]
+    if not wanted:
+        return True, EXHIBITS
+    known = {(exhibit.kind, exhibit.number): exhibit for exhibit in EXHIBITS}
+    for kind, number in wanted:
+        if (kind, number) not in known and (kind, number) != ("table", 1):
+            raise SolverError(
+                f"--{kind} {number}: the tables are 1, 2, 3, and the figures with results 3, 4, 5"
+            )
+    return ("table", 1) in wanted, tuple(known[key] for key in known if key in wanted)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what is asked for."""
+    stop, start = _Stop(), time.monotonic()
+    with_table_1, exhibits = _exhibits(args)
+    selection = Selection(
+        find_budget(args.budget),
+        exhibits,
+        args.datasets,
+        args.seeds,
+        dict(args.substitute),
+        args.precision,
+    )
+    device = named_device(args.device) if args.device else solver_device(pb.SolverParameter())
+    deadline = None if args.minutes is None else start + 60 * args.minutes
+    trainer = Trainer(str(device), TerminalReporter(), deadline, stop)
+    sources = {name: Path(path) for name, path in args.source}
+    for name in sources:
+        find_dataset(name)
+    work = Work(selection, trainer, sources, args.retry, args.repeat)
+    if args.list:
+        print("\n".join(list_lines(work.statuses())))
+        return 0
+    if with_table_1:
+        print(table_1())
+    outcome = None
+    if exhibits and not args.report:
+        print("\n".join(list_lines(work.begin())), flush=True)
+        outcome = work.do()
+    if stop.received is not None:
+        return 128 + stop.received
+    return 1 if outcome and outcome.failures else 0
+
+
+def list_lines(statuses: Sequence[Status]) -> Iterator[str]:
+    """A line a run: its state, the time left, what it lacks; then the sums."""
+    rows = [("run", "state", "left", "")]
+    for status in statuses:
+        left = "" if not status.is_open else "?" if status.left is None else span(status.left)
+        rows.append((str(status.folder.run), status.state, left, status.reason))
+    yield from aligned(rows, right={2}, ruled=True)
+    counts = Counter(status.state for status in statuses)
+    known = [status.left for status in statuses if status.is_open and status.left is not None]
+    unknown = sum(status.is_open and status.left is None for status in statuses)
+    yield (
+        ", ".join(f"{count} {state}" for state, count in counts.items())
+        + f"; about {span(sum(known))} left"
+        + (f", {unknown} not timed yet" if unknown else "")
+    )
+
+
+def table_1() -> str:
+    return audit()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line and do it."""
+    return run_program("gmnet_pt.reproduce", __doc__, configure, run, argv, EXIT_STATUS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
