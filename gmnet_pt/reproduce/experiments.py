@@ -25,16 +25,16 @@ class Row:
     """A row of a table or a curve of a figure.
 
     `reported` are test errors in % by data set, empty where the paper has no such row: those are
-    readings of its text, `source` says which. `rise` is the error's reported distance in points
-    from that of the net `beside`.
+    readings of its text, `source` says which. `beside` is the net that the paper compares it with;
+    `rise` is the error's distance from that net's in points, where the paper gives that alone.
     """
 
     label: str
     net: Net
     source: str
     reported: Mapping[str, float] = field(default_factory=dict)
-    rise: float | None = None
     beside: Net | None = None
+    rise: float | None = None
 
     @property
     def is_reading(self) -> bool:
@@ -94,13 +94,13 @@ TABLE_2 = Exhibit(
     tuple(DATASETS),
     (
         Row("Baseline", BASELINE, "Table 2", _errors(0.30, 7.13, 5.98, 27.59, 25.81, 2.39)),
-        Row("BU_A", BUA, "Table 2", _errors(0.21, 6.81, 5.15, 27.09, 24.97, 1.88)),
-        Row("BU_B", BUB, "Table 2", _errors(0.22, 6.77, 5.62, 27.08, 25.22, 1.92)),
-        Row("Baseline, 1×1 grouped", BASELINE_GROUPED, _GROUPED_1X1),
-        Row("BU_A, 1×1 grouped", Net("bua", "table"), _GROUPED_1X1),
-        Row("BU_B, 1×1 grouped", Net("bub", "table"), _GROUPED_1X1),
-        Row("BU_A, BU_s of units", Net("bua", bu_s="units"), _UNITS),
-        Row("BU_A, both", Net("bua", "table", "units"), "both of these at once"),
+        Row("BU_A", BUA, "Table 2", _errors(0.21, 6.81, 5.15, 27.09, 24.97, 1.88), BASELINE),
+        Row("BU_B", BUB, "Table 2", _errors(0.22, 6.77, 5.62, 27.08, 25.22, 1.92), BASELINE),
+        Row("Baseline, 1×1 grouped", BASELINE_GROUPED, _GROUPED_1X1, beside=BASELINE),
+        Row("BU_A, 1×1 grouped", Net("bua", "table"), _GROUPED_1X1, beside=BUA),
+        Row("BU_B, 1×1 grouped", Net("bub", "table"), _GROUPED_1X1, beside=BUB),
+        Row("BU_A, BU_s of units", Net("bua", bu_s="units"), _UNITS, beside=BUA),
+        Row("BU_A, both", Net("bua", "table", "units"), "both of these at once", beside=BUA),
     ),
 )
 
@@ -110,16 +110,20 @@ TABLE_3 = Exhibit(
     "Groups of the convolutions",
     ("cifar10",),
     (
-        Row("No groups", Net("bua_no_groups"), "Table 3", _accuracy(92.55)),
-        Row("Groups in block 1", Net("bua_groups_block1"), "Table 3", _accuracy(93.03)),
-        Row("Groups in block 3", Net("bua_groups_block3"), "Table 3", _accuracy(93.01)),
+        Row("No groups", Net("bua_no_groups"), "Table 3", _accuracy(92.55), BUA),
+        Row("Groups in block 1", Net("bua_groups_block1"), "Table 3", _accuracy(93.03), BUA),
+        Row("Groups in block 3", Net("bua_groups_block3"), "Table 3", _accuracy(93.01), BUA),
         Row("Both (theirs)", BUA, "Table 3", _accuracy(93.19)),
-        Row("8+2", Net("baseline_8_2"), "Table 3, baseline", _accuracy(92.86)),
+        Row("8+2", Net("baseline_8_2"), "Table 3, baseline", _accuracy(92.86), BASELINE),
         Row("8+4 (theirs)", BASELINE, "Table 3, baseline", _accuracy(92.87)),
-        Row("8+4 & 16+8", Net("baseline_8_4_16_8"), "Table 3, baseline", _accuracy(92.35)),
-        Row("4+4 & 4+4", Net("baseline_4_4_4_4"), "Table 3, baseline", _accuracy(92.01)),
+        Row(
+            "8+4 & 16+8", Net("baseline_8_4_16_8"), "Table 3, baseline", _accuracy(92.35), BASELINE
+        ),
+        Row("4+4 & 4+4", Net("baseline_4_4_4_4"), "Table 3, baseline", _accuracy(92.01), BASELINE),
     ),
 )
+
+_NO_UNIT_MERGE = Net("baseline_no_unit_merge")
 
 FIGURE_4 = Exhibit(
     "figure",
@@ -127,15 +131,8 @@ FIGURE_4 = Exhibit(
     "Merging taken out of the baseline",
     ("cifar10",),
     (
-        Row("No merging in operations", BASELINE_GROUPED, "Figure 4, left", {}, 0.75, BASELINE),
-        Row(
-            "No merging in units",
-            Net("baseline_no_unit_merge"),
-            "Figure 4, middle",
-            {},
-            0.4,
-            BASELINE,
-        ),
+        Row("No merging in operations", BASELINE_GROUPED, "Figure 4, left", {}, BASELINE, 0.75),
+        Row("No merging in units", _NO_UNIT_MERGE, "Figure 4, middle", {}, BASELINE, 0.4),
         Row("Both levels (theirs)", BASELINE, "Figure 4, right", {"cifar10": 7.13}),
     ),
 )
@@ -147,7 +144,7 @@ FIGURE_5 = Exhibit(
     ("cifar10",),
     (
         Row("Summation (theirs)", BUA, "Figure 5", {"cifar10": 6.81}),
-        Row("Concatenation", Net("bua_concat"), "Figure 5", {}, 1.1, BUA),
+        Row("Concatenation", Net("bua_concat"), "Figure 5", {}, BUA, 1.1),
     ),
 )
 
