@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from converters.command_line.net_options import net_choice
 from converters.command_line.program import positive, run_program
 from converters.errors import DataError, NetError
-from converters.records.images import decode, opencv
-from converters.records.mean import read_mean
+from converters.records.images import opencv
+from gmnet_pt.image_input import read_channel_means, read_image
 from gmnet_pt.log.caffe_log import CaffeLog
 from gmnet_pt.log.events import Message
 from gmnet_pt.net_command import OpenNet, add_options, open_net
@@ -118,23 +118,6 @@ def read_preprocessing(opened: OpenNet, mean: str | None, scale: float) -> Prepr
     return Preprocessing(channels, height, width, read_channel_means(mean, channels), scale)
 
 
-def read_channel_means(mean: str | None, channels: int) -> NDArray[np.float32]:
-    """The mean of each channel: of a mean image, or as given with commas; zeros without.
-
-    Raises:
-        DataError: the file cannot be read, or there are more or fewer than `channels`.
-    """
-    if mean is None:
-        return np.zeros(channels, np.float32)
-    try:
-        means = np.array([float(value) for value in mean.split(",")], np.float32)
-    except ValueError:
-        means = read_mean(mean).mean(axis=(1, 2), dtype=np.float64).astype(np.float32)
-    if len(means) != channels:
-        raise DataError(f"--mean {mean}: has {len(means)} channels, the net's input {channels}")
-    return means
-
-
 def read_labels(opened: OpenNet, path: Path | None) -> list[str]:
     """The classes' names, a line each; their numbers without a file.
 
@@ -162,23 +145,6 @@ def read_labels(opened: OpenNet, path: Path | None) -> list[str]:
             f"(blob {next(iter(plan.outputs))}); a line for each is needed"
         )
     return labels
-
-
-def read_image(path: Path) -> NDArray[Any]:
-    """An image as OpenCV reads it, all its channels kept.
-
-    Raises:
-        DataError: there is no such file, or it is no image.
-        MissingExtraError: OpenCV is not installed.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    image = decode(data, None)
-    if image is None:
-        raise DataError(f"{path}: not an image that OpenCV can decode ({len(data)} bytes)")
-    return image
 
 
 def classify(opened: OpenNet, pixels: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,6 +1,10 @@
 """`python -m gmnet_pt.features NET --weights W --blobs B --out OUT`: a net's blobs over its data.
 
-The net's TEST data layers feed it. OUT decides the form:
+With `--figure 3` (nets of two paths) or `--figure 4` (baselines) instead of `--blobs`, OUT.png
+shows the maps of the paper's figure for the first images of the data, or for the files of
+`--image`, and their numbers are printed.
+
+The net's TEST data layers feed it. With `--blobs` OUT decides the form:
 
 - `X.npz`: an array a blob, images first, and the labels where the net has them;
 - `X.png`: the maps of the first images, tiled, each image's between its least and largest value;
@@ -25,45 +29,130 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from converters.command_line.net_options import add_state_options, net_choice
+from converters.command_line.net_options import (
+    add_shape_option,
+    add_state_options,
+    net_choice,
+)
 from converters.command_line.program import positive, run_program
 from converters.command_line.progress import progress
-from converters.errors import DataError, OutputError, ShapeError
+from converters.errors import CaffeError, DataError, OutputError, ShapeError
 from converters.formats.whole_files import written_beside
 from converters.net.caffe_net import CaffeNet
 from converters.records.datum import encode_floats
 from converters.records.images import Pixels, opencv, write_png
 from converters.records.lmdb_writer import check_target, create_lmdb
+from gmnet_pt.feature_maps import (
+    CAPTION,
+    FIGURES,
+    GAP,
+    PAGE,
+    draw_maps,
+    figure_blobs,
+    four_sizes,
+    maps_of_data,
+    maps_of_images,
+    tile,
+)
+from gmnet_pt.image_input import image_input, without_database
 from gmnet_pt.log.caffe_log import CaffeLog
+from gmnet_pt.log.events import Message
 from gmnet_pt.net_command import OpenNet, add_options, open_net, opened_data
 from gmnet_pt.solver.batches import Batches, next_feed
 from gmnet_pt.solver.precision import FP32
 
 Arrays = Mapping[str, NDArray[np.float32]]
 
-_GAP = 2
-_SMALLEST = 48  # pixels: smaller maps are enlarged by a whole factor
-_CAPTION = 20
-_PAGE = 224
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("net", metavar="NET", help="a net prototxt with data layers")
     parser.add_argument("--weights", required=True, help="caffemodels, comma-separated")
-    parser.add_argument("--blobs", required=True, metavar="B[,B2]", help="the blobs' names")
+    blobs = parser.add_mutually_exclusive_group(required=True)
+    blobs.add_argument("--blobs", metavar="B[,B2]", help="the blobs' names")
+    blobs.add_argument(
+        "--figure", type=int, choices=FIGURES, help="the blobs of a figure of the paper, as a PNG"
+    )
     parser.add_argument(
         "--out", required=True, help="X.npz, X.png, or LMDBs: a folder for all, or a name a blob"
     )
     parser.add_argument("--iterations", type=positive, help="batches (default: the data once)")
-    parser.add_argument("--images", type=positive, default=1, help="images on a PNG (1)")
+    parser.add_argument("--images", type=positive, help="images of the data on a PNG (1)")
     parser.add_argument("--force", action="store_true", help="replace existing LMDBs")
+    figure = parser.add_argument_group("with --figure")
+    figure.add_argument(
+        "--image",
+        nargs="+",
+        action="extend",
+        type=Path,
+        metavar="FILE",
+        help="image files instead of the data, whose database may then be absent; repeatable",
+    )
+    figure.add_argument(
+        "--order",
+        choices=("rgb", "bgr"),
+        help="channel order of the net's images (default: its data set's; BGR if unknown)",
+    )
+    figure.add_argument(
+        "--mean",
+        help="with --image: a .binaryproto, or a value for each channel (default: the net's own)",
+    )
+    figure.add_argument(
+        "--scale", type=float, help="with --image: the scale (default: the net's own)"
+    )
+    add_shape_option(parser)
     add_state_options(parser)
     add_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Extract, and say what was written."""
+    _check_options(args)
+    return _draw_figure(args) if args.figure else _extract_blobs(args)
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Refuse the options that what was asked for would not hear."""
+    figure, image = args.figure is not None, args.image is not None
+    heard = {
+        "--image": (figure, "--figure"),
+        "--order": (figure, "--figure"),
+        "--mean": (image, "--image"),
+        "--scale": (image, "--image"),
+        "--input-shape": (image, "--image"),
+        "--images": (not image, "the net's own data, not with --image"),
+        "--iterations": (not figure, "--blobs"),
+    }
+    for option, (is_heard, wanted) in heard.items():
+        if not is_heard and getattr(args, option[2:].replace("-", "_")) not in (None, []):
+            raise CaffeError(f"{option} goes with {wanted}")
+    if figure and Path(args.out).suffix != ".png":
+        raise OutputError(f"--out {args.out}: a figure is a picture; name a .png")
+
+
+def _draw_figure(args: argparse.Namespace) -> int:
+    """Draw the maps of a figure and print their numbers."""
+    opencv("drawing feature maps")
+    log = CaffeLog(sys.stderr)
+    choice = net_choice(args)
+    opened = open_net(without_database(choice) if args.image else choice, args.device, log.show)
+    figure_blobs(opened.net, args.figure)
+    reading = image_input(opened.net.plan, args.order, args.mean, args.scale)
+    if args.image:
+        for assumption in reading.assumed:
+            log.show(Message(assumption, "features.py:1", "W"))
+        images = maps_of_images(opened, args.figure, args.image, reading)
+    else:
+        images = maps_of_data(opened, args.figure, args.images or 1, reading)
+    write_png(Path(args.out), draw_maps(images))
+    for image in images:
+        print("\n".join(image.lines()))
+    print(f"{args.out}: figure {args.figure}, images: {len(images)}")
+    return 0
+
+
+def _extract_blobs(args: argparse.Namespace) -> int:
+    """Write the blobs of --blobs in the form of --out."""
     names = [name for name in args.blobs.split(",") if name]
     if not names:
         raise ShapeError(f"--blobs {args.blobs}: name a blob, or several with commas")
@@ -73,16 +162,16 @@ def run(args: argparse.Namespace) -> int:
         check_target(target, args.force)
     opened = open_net(net_choice(args), args.device, CaffeLog(sys.stderr).show)
     opened.net.require_blobs(names)
-    iterations = args.iterations
+    iterations, images = args.iterations, args.images or 1
     if form == ".npz":
         names += [name for name in label_names(opened.net) if name not in names]
     if form == ".png":
-        iterations = iterations or math.ceil(args.images / _batch_size(opened.net))
+        iterations = iterations or math.ceil(images / _batch_size(opened.net))
     batches = extract(opened, names, iterations)
     if form == ".npz":
         lines = write_npz(batches, Path(args.out))
     elif form == ".png":
-        lines = write_sheet(batches, Path(args.out), args.images)
+        lines = write_sheet(batches, Path(args.out), images)
     else:
         lines = write_lmdbs(batches, targets, args.force)
     print("\n".join(lines))
@@ -147,18 +236,6 @@ def _items(net: CaffeNet, batches: Sequence[Batches]) -> int:
             f"{net.plan.source}: its data does not tell how many items it has; give --iterations"
         )
     return items
-
-
-def four_sizes(shape: Sequence[int]) -> tuple[int, int, int, int]:
-    """A blob's num, channels, height and width as Caffe sees them: absent axes are 1.
-
-    Raises:
-        ShapeError: more than four axes.
-    """
-    if len(shape) > 4:
-        raise ShapeError(f"a blob of shape {tuple(shape)} has more than four axes; use .npz")
-    num, channels, height, width = (*shape, 1, 1, 1, 1)[:4]
-    return num, channels, height, width
 
 
 def write_lmdbs(
@@ -226,7 +303,7 @@ def write_sheet(batches: Iterator[Arrays], path: Path, images: int) -> list[str]
     rows = [_row(name, maps) for name, maps in first.items()]
     width = max(row.shape[1] for row in rows)
     padded = [
-        np.pad(row, ((0, 0), (0, width - row.shape[1])), constant_values=_PAGE) for row in rows
+        np.pad(row, ((0, 0), (0, width - row.shape[1])), constant_values=PAGE) for row in rows
     ]
     write_png(path, np.concatenate(padded))
     return [
@@ -237,36 +314,14 @@ def write_sheet(batches: Iterator[Arrays], path: Path, images: int) -> list[str]
 def _row(name: str, images: Sequence[NDArray[np.float32]]) -> Pixels:
     """The squares of one blob's images (C, H, W) side by side, its name above."""
     squares = [tile(image) for image in images]
-    gap = np.full((squares[0].shape[0], 4 * _GAP), _PAGE, np.uint8)
+    gap = np.full((squares[0].shape[0], 4 * GAP), PAGE, np.uint8)
     pieces = [piece for square in squares for piece in (gap, square)]
     row = np.concatenate([*pieces, gap], axis=1)
-    caption = np.full((_CAPTION, max(row.shape[1], 10 * len(name))), _PAGE, np.uint8)
+    caption = np.full((CAPTION, max(row.shape[1], 10 * len(name))), PAGE, np.uint8)
     cv2 = opencv("drawing feature maps")
-    cv2.putText(caption, name, (4 * _GAP, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.45, 0, 1, cv2.LINE_AA)
-    row = np.pad(row, ((0, 4 * _GAP), (0, caption.shape[1] - row.shape[1])), constant_values=_PAGE)
+    cv2.putText(caption, name, (4 * GAP, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.45, 0, 1, cv2.LINE_AA)
+    row = np.pad(row, ((0, 4 * GAP), (0, caption.shape[1] - row.shape[1])), constant_values=PAGE)
     return np.concatenate([caption, row])
-
-
-def tile(image: NDArray[np.float32]) -> Pixels:
-    """The maps (C, H, W) of one image as a square of gray tiles, from their least to largest value.
-
-    A value that is not finite is black.
-    """
-    finite = image[np.isfinite(image)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    gray = (np.nan_to_num(image, nan=low, posinf=low, neginf=low) - low) * (
-        255 / ((high - low) or 1)
-    )
-    factor = max(1, -(-_SMALLEST // max(image.shape[1:])))
-    maps = np.rint(gray).astype(np.uint8).repeat(factor, axis=1).repeat(factor, axis=2)
-    columns = math.ceil(math.sqrt(len(maps)))
-    lines = math.ceil(len(maps) / columns)
-    step_y, step_x = maps.shape[1] + _GAP, maps.shape[2] + _GAP
-    square = np.full((lines * step_y - _GAP, columns * step_x - _GAP), _PAGE, np.uint8)
-    for place, one in enumerate(maps):
-        top, left = place // columns * step_y, place % columns * step_x
-        square[top : top + one.shape[0], left : left + one.shape[1]] = one
-    return square
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,7 +14,8 @@ from converters import load_net
 from converters.proto import caffe_pb2 as pb
 from converters.records.datum import decode_datum, encode_floats
 from converters.records.lmdb_reader import LmdbReader
-from gmnet_pt.features import main, tile
+from gmnet_pt.feature_maps import tile
+from gmnet_pt.features import main
 
 RUN = GOLDEN / "training" / "lenet_sgd_inv"
 TEST = (str(RUN / "net.prototxt"), "--weights", str(RUN / "snap_iter_100.caffemodel"))

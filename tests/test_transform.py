@@ -97,6 +97,25 @@ def test_every_pixel(
     assert rooms * (1 + mirror) * 0.7 <= len(seen) <= rooms * (1 + mirror)
 
 
+@pytest.mark.parametrize("mean", ["none", "one", "channels", "file"])
+@pytest.mark.parametrize("crop", [0, 4])
+def test_undone_they_are_the_pixels_that_the_net_saw(tmp_path: Path, mean: str, crop: int) -> None:
+    images = images_of(3, 2, 7, 10)
+    write_mean(tmp_path / "mean", np.random.default_rng(1).uniform(0, 200, (2, 7, 10)))
+    fields: dict[str, object] = {
+        "none": {},
+        "one": {"mean_value": [3.7]},
+        "channels": {"mean_value": [3.7, 90]},
+        "file": {"mean_file": str(tmp_path / "mean")},
+    }[mean]
+    transform = make(crop_size=crop, scale=0.013, **fields)
+    pixels = transform.undo(transform(images, np.random.default_rng(0)))
+    seen = images[:, :, 1:5, 3:7] if crop else images
+    assert pixels.dtype == np.float32 and pixels.shape == seen.shape
+    # float32 of values up to 255, rounded four times: 2^-16 each.
+    np.testing.assert_allclose(pixels, seen, atol=1e-4)
+
+
 def test_images_of_several_sizes_become_crops() -> None:
     images = [images_of(1, 5 + i % 3, 6 + i % 2) for i in range(30)]
     mean = np.zeros((1, 9, 9), np.float32)

@@ -15,6 +15,11 @@ def add_net_options(parser: argparse.ArgumentParser, phase: str = "TEST") -> Non
         "--phase", choices=["TRAIN", "TEST"], default=phase, help=f"default: {phase}"
     )
     add_state_options(parser)
+    add_shape_option(parser)
+
+
+def add_shape_option(parser: argparse.ArgumentParser) -> None:
+    """Declare --input-shape, repeatable."""
     parser.add_argument(
         "--input-shape",
         action="append",

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.datasets.registry import DATASETS
+from converters.datasets.registry import dataset_of
 from converters.environment import Environment
 from converters.errors import DataError
 from converters.prototxt.text import read_net
 from converters.readers.transform import Transform
 from converters.records.datum import decode_datum
-from converters.records.images import Pixels, opencv, write_png
+from converters.records.images import Pixels, opencv, picture_of, write_png
 from converters.records.lmdb_reader import LmdbReader, key_text
 
 _GAP = 2
@@ -78,8 +78,7 @@ def _choose(path: Path, columns: int, color: bool | None) -> dict[int, list[NDAr
 
 
 def _order(path: Path) -> str:
-    name = path.resolve().name.removesuffix("_train").removesuffix("_test")
-    dataset = DATASETS.get(name)
+    dataset = dataset_of(path)
     return "rgb" if dataset is not None and dataset.order == "RGB" else "bgr"
 
 
@@ -105,19 +104,11 @@ def contact_sheet(rows: dict[int, list[NDArray[Any]]], rgb: bool) -> Pixels:
         place = (4, top + step_y // 2 + 4)
         cv2.putText(sheet, str(label), place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0))
         for column, image in enumerate(images):
-            picture = _bgr((image - low) * (255 / ((high - low) or 1)), rgb)
+            picture = picture_of((image - low) * (255 / ((high - low) or 1)), rgb)
             picture = picture.repeat(factor, axis=0).repeat(factor, axis=1)
             left = _LABEL_WIDTH + column * step_x
             sheet[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
     return sheet
-
-
-def _bgr(image: NDArray[Any], rgb: bool) -> Pixels:
-    """(C, H, W) → (H, W, 3); other channel numbers show their first as gray."""
-    three = image if image.shape[0] == 3 else image[:1].repeat(3, axis=0)
-    ordered = three[::-1] if rgb else three
-    picture: Pixels = np.rint(ordered.transpose(1, 2, 0)).clip(0, 255).astype(np.uint8)
-    return picture
 
 
 def _names(rows: dict[int, list[NDArray[Any]]]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -133,3 +134,8 @@ DATASETS: Registry[Dataset] = Registry("data set", "converters.datasets.sets")
 def register(dataset: Dataset) -> Dataset:
     """Add a set under its name; raises ValueError if the name is taken."""
     return DATASETS.add(dataset.name)(dataset)
+
+
+def dataset_of(database: Path) -> Dataset | None:
+    """The set whose training or test records a folder of this name holds; None if none is known."""
+    return DATASETS.get(database.resolve().name.removesuffix("_train").removesuffix("_test"))

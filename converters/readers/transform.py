@@ -119,6 +119,20 @@ class Transform:
             result *= np.float32(self.param.scale)
         return result
 
+    def undo(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Pixels of images (N, C, H, W) that were transformed in TEST: y / scale + mean.
+
+        What a crop cut off stays away, and a mirrored image stays mirrored.
+        """
+        pixels = images / np.float32(self.param.scale or 1)
+        if self.mean is not None:
+            height, width = images.shape[2:]
+            top, left = (self.mean.shape[1] - height) // 2, (self.mean.shape[2] - width) // 2
+            pixels += self.mean[:, top : top + height, left : left + width]
+        elif self.param.mean_value:
+            pixels += np.array(self.param.mean_value, np.float32).reshape(-1, 1, 1)
+        return pixels
+
     def _means_of(self, mean: NDArray[np.float32], place: _Places) -> NDArray[np.float32]:
         """The mean of each window (N, C, height, width): a pixel's is that of its uncropped place.
 

@@ -65,3 +65,14 @@ def planes(pixels: NDArray[Any]) -> Pixels:
     if pixels.ndim == 2:
         return pixels[np.newaxis]
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def picture_of(image: NDArray[Any], rgb: bool) -> Pixels:
+    """Values 0 … 255 (C, H, W) as a picture (H, W, 3) in OpenCV's order, BGR.
+
+    `rgb` says that the three channels are RGB. Other numbers of channels show their first as gray.
+    """
+    three = image if image.shape[0] == 3 else image[:1].repeat(3, axis=0)
+    ordered = three[::-1] if rgb else three
+    picture: Pixels = np.rint(ordered.transpose(1, 2, 0)).clip(0, 255).astype(np.uint8)
+    return picture
