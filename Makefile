@@ -22,7 +22,7 @@ GENERATE = $(BIN)/python -m prototxt_gen $(MODEL) --dataset $(DATASET) --reading
 
 DEMO    := bua_digits_w0.25
 
-.PHONY: help setup prototxt lmdb train demo test lint bench reproduce clean proto
+.PHONY: help setup prototxt lmdb train demo test torture lint bench reproduce clean proto
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -67,6 +67,10 @@ demo: $(READY)  ## train a small GM-Net on handwritten digits, without any downl
 # pytest takes DIR in `--mnist DIR` for a folder of tests; `--mnist=DIR` it understands.
 test: $(READY)  ## run the tests: ARGS='--mnist DIR --cifar10-jpeg FILE' adds those on real data
 	@$(BIN)/python -m pytest $(subst --cifar10-jpeg ,--cifar10-jpeg=,$(subst --mnist ,--mnist=,$(ARGS)))
+
+# Hundreds of damaged files, kills, full disks: an hour or two, and no part of `make test`.
+torture: $(READY)  ## attack the commands for long, and print what came of it: ARGS='--scale 0.1 MODULE'
+	@$(BIN)/python -m tests.torture $(ARGS)
 
 lint: $(READY)  ## ruff and mypy
 	@$(BIN)/ruff check .
