@@ -1,4 +1,4 @@
-"""`python -m tests.torture [MODULE …] [--scale X]`: attack, and print a table of what came of it."""
+"""`python -m tests.torture [MODULE …] [--scale X]`: attack, and print what came of it."""
 
 from __future__ import annotations
 
