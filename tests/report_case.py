@@ -145,7 +145,7 @@ def maps(figure: int) -> tuple[MapNumbers, ...]:
     )
 
 
-def full_report(folder: Path) -> Report:
+def full_report(folder: Path, epochs: int = 100) -> Report:
     """Everything: three seeds, a missing data set, a failed run, some to do, pictures."""
 
     def state(run: Run) -> str:
@@ -164,7 +164,9 @@ def full_report(folder: Path) -> Report:
         ),
         Picture("Sums and their parts (Figure 4)", png(folder / "figure4.png", 420, 300), maps(4)),
     )
-    return report_of(selection, folder, state, pictures=pictures)
+    return report_of(
+        selection, folder, state, lambda run: paper_like(run, epochs), pictures=pictures
+    )
 
 
 def short_report(folder: Path) -> Report:

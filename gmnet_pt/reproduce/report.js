@@ -54,6 +54,12 @@ for (const figure of document.querySelectorAll("figure.errors")) {
       const drawn = chart.getBoundingClientRect();
       const frame = figure.getBoundingClientRect();
       const scale = drawn.width / chart.viewBox.baseVal.width;
+      if (chart.classList.contains("narrow")) {
+        // There is no room beside the lines.
+        tip.style.left = "0";
+        tip.style.top = `${drawn.bottom - frame.top}px`;
+        return;
+      }
       const place = drawn.left - frame.left + x * scale;
       const fits = place + 14 + tip.offsetWidth <= frame.width;
       const free = fits ? place + 14 : place - 14 - tip.offsetWidth;

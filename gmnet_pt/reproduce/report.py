@@ -95,6 +95,7 @@ class _Exhibit(NamedTuple):
     """An exhibit's table, and the command that makes its runs."""
 
     id: str
+    name: str
     heading: str
     table: tables.Table
     command: str
@@ -134,13 +135,13 @@ def _values(report: Report) -> dict[str, Any]:
         "warnings": list(_warnings(report)),
         "facts": list(_facts(report)),
         "table_1": tables.table_1() if report.with_table_1 else None,
-        "table_1_parts": tables.table_1_parts() if report.with_table_1 else [],
+        "table_1_parts": tables.table_1_parts() if report.with_table_1 else (),
         "exhibits": exhibits,
         "figures": list(_figures(report)),
         "feature_maps": feature_maps,
         "maps": list(_maps(report)),
         "marks": _marks(report),
-        "nets": [_net_picture(report, net) for net in _nets(report)],
+        "nets": [_net_picture(report, net, dataset) for net, dataset in _nets(report).items()],
         "runs": tables.runs_table(report.statuses, report.results) if report.statuses else None,
         "hues": charts.HUES,
     }
@@ -160,9 +161,10 @@ def _warnings(report: Report) -> Iterator[str]:
 
 def _marks(report: Report) -> list[str]:
     """Of what the paper shows on CIFAR-10, as `exhibits` marks a cell."""
-    marks = [report.budget.name] if report.budget.name != "full" else []
     trained = report.substitutes.get("cifar10", "cifar10")
-    return marks + ([trained] if trained != "cifar10" else [])
+    precisions = dict.fromkeys(result.precision for result in report.results)
+    papers = ("full", "cifar10", "fp32")
+    return [mark for mark in (report.budget.name, trained, *precisions) if mark not in papers]
 
 
 def _facts(report: Report) -> Iterator[_Fact]:
@@ -198,9 +200,13 @@ def _commit(name: str, commits: tuple[str, ...]) -> _Fact:
 
 def _exhibit(shown: Shown) -> _Exhibit:
     name = shown.exhibit.name
-    heading = f"{name}: {shown.exhibit.title}"
-    table = tables.exhibit_table(shown)
-    return _Exhibit(name.lower().replace(" ", "-"), heading, table, shown.command)
+    return _Exhibit(
+        name.lower().replace(" ", "-"),
+        name,
+        f"{name}: {shown.exhibit.title}",
+        tables.exhibit_table(shown),
+        shown.command,
+    )
 
 
 def _figures(report: Report) -> Iterator[_Figure]:
@@ -258,11 +264,16 @@ def _net_name(net: Net) -> str:
     return f"{net.variant}{grouped}{units}"
 
 
-def _net_picture(report: Report, net: Net) -> _NetPicture:
-    dataset = _nets(report)[net]
-    deploy = Run(report.budget, net, dataset, seed=1).generate(Path("deploy")).deploy
-    picture = to_svg(plan_net(NetChoice(net.variant, deploy)))
+def _net_picture(report: Report, net: Net, dataset: str) -> _NetPicture:
     variant = find_variant(net.variant)
     width = f", width {report.budget.width:g}" if report.budget.width != 1 else ""
     about = f"{variant.summary} ({variant.source}); deploy net for {dataset}{width}"
-    return _NetPicture(_net_name(net), about, _data_uri("image/svg+xml", picture.encode()))
+    return _NetPicture(_net_name(net), about, _drawn(report.budget, net, dataset))
+
+
+@cache
+def _drawn(budget: Budget, net: Net, dataset: str) -> str:
+    """A net's picture; the report is written after each run, the nets stay the same."""
+    deploy = Run(budget, net, dataset, seed=1).generate(Path("deploy")).deploy
+    picture = to_svg(plan_net(NetChoice(net.variant, deploy)))
+    return _data_uri("image/svg+xml", picture.encode())

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 from gmnet_pt.reproduce.exhibits import Cell, Column, Shown, ShownRow
@@ -96,6 +97,7 @@ def _reading(counted: Counted, two_paths: bool) -> str:
     return f"{grouped}, {form}" if two_paths else grouped
 
 
+@cache
 def table_1() -> Table:
     """Parameters and depth of each reading beside the paper's."""
     groups = []
@@ -137,9 +139,10 @@ def table_1() -> Table:
     return Table("Table 1, reported and counted", head, tuple(groups), notes)
 
 
-def table_1_parts() -> list[Table]:
+@cache
+def table_1_parts() -> tuple[Table, ...]:
     """Table 1's parts, a table a net."""
-    return [_parts(find_variant(name), label) for name, label in _TABLE_1.items()]
+    return tuple(_parts(find_variant(name), label) for name, label in _TABLE_1.items())
 
 
 def _parts(variant: Variant, label: str) -> Table:
@@ -261,7 +264,7 @@ def _side_by_side(row: ShownRow, cell: Cell, layout: _Layout) -> Iterator[Entry]
     if cell.rise is not None:
         yield _ours(points(cell.rise), tags=cell.marks)
     elif row.row.beside is None:
-        yield Entry(NONE)
+        yield Entry(NONE, kind="paper")
     elif cell.last is None:
         yield _missing(cell)
     else:
@@ -327,7 +330,8 @@ def _reasons(shown: Shown) -> Iterator[str]:
     places: dict[str, list[tuple[int, str]]] = {}
     for row in shown.rows:
         for place, cell in enumerate(row.cells):
-            if cell.last is None:
+            # A state of one word is in the cell already.
+            if cell.last is None and cell.state not in ("", *_STATES):
                 places.setdefault(cell.state, []).append((place, row.row.label))
     for state, found in places.items():
         words = []
@@ -336,8 +340,8 @@ def _reasons(shown: Shown) -> Iterator[str]:
             if len(labels) == len(shown.rows):
                 words.append(f"on {column.label}")
             elif labels:
-                words.append(f"of {', '.join(labels)} on {column.label}")
-        yield f"No result {'; '.join(words)}" + (f" – {state}" if state else "")
+                words.append(f"of {' · '.join(labels)} on {column.label}")
+        yield f"No result {'; '.join(words)} – {state}"
 
 
 # --- runs and feature maps ---
