@@ -9,6 +9,7 @@ from pathlib import Path
 import gmnet_pt
 from gmnet_pt.log.provenance import commit_of
 from gmnet_pt.reproduce.exhibits import show, widened
+from gmnet_pt.reproduce.experiments import FIGURE_3, FIGURE_4
 from gmnet_pt.reproduce.report import Picture, Report
 from gmnet_pt.reproduce.results import Result, now
 from gmnet_pt.reproduce.work import Status, Work
@@ -40,11 +41,16 @@ def collect(work: Work, with_table_1: bool) -> Report:
     )
 
 
+_DRAWN = {exhibit.number: {row.net for row in exhibit.rows} for exhibit in (FIGURE_3, FIGURE_4)}
+
+
 def _pictures(statuses: Iterable[Status], results: Iterable[Result]) -> Iterable[Picture]:
-    for status in statuses:
-        result = next((r for r in reversed(list(results)) if r.belongs_to(status.folder.run)), None)
-        for figure in (3, 4):
-            path = status.folder.path / f"figure{figure}.png"
+    """Feature maps of the nets that the paper shows; other runs have theirs in their folders."""
+    latest = list(results)[::-1]
+    for figure, nets in _DRAWN.items():
+        for folder in (status.folder for status in statuses if status.folder.run.net in nets):
+            path = folder.path / f"figure{figure}.png"
+            result = next((one for one in latest if one.belongs_to(folder.run)), None)
             if result is not None and path.is_file():
                 numbers = tuple(row for row in result.maps if row.figure == figure)
-                yield Picture(f"Figure {figure}: {status.folder.run}", path, numbers)
+                yield Picture(f"Figure {figure}: {folder.run}", path, numbers)
