@@ -7,12 +7,18 @@ snapshot.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes long to import
+    from converters.command_line import starting
+
+    starting.begin()
+
 import argparse
 import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -148,14 +154,20 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join(list_lines(work.statuses())))
         return 0
     if with_table_1:
-        print(table_1())
+        _show(table_1())
     outcome = None
     if exhibits and not args.report:
-        print("\n".join(list_lines(work.begin())), flush=True)
+        _show("\n".join(list_lines(work.begin())))
         outcome = work.do()
     if stop.received is not None:
         return 128 + stop.received
     return 1 if outcome and outcome.failures else 0
+
+
+def _show(text: str) -> None:
+    """Print before the work: that nobody reads it is no reason not to do it."""
+    with suppress(BrokenPipeError):
+        print(text, flush=True)
 
 
 def list_lines(statuses: Sequence[Status]) -> Iterator[str]:
