@@ -44,6 +44,8 @@ class Logs(TrainingLog):
 
     def _show(self, event: Event, logs: Sequence[TrainingLog]) -> None:
         for log in tuple(logs):
+            if log not in self._logs:
+                continue  # the note about another one ended it a moment ago
             try:
                 log.show(event)
             except _FAILURES as error:
