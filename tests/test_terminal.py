@@ -335,6 +335,42 @@ def test_full_disks_under_the_logs_do_not_end_a_training(folder: Folder) -> None
     assert done.returncode == 0
 
 
+# ---------------------------------------------------------------- two trainings
+
+
+def test_a_second_training_into_one_prefix_is_refused(folder: Folder) -> None:
+    """Before it writes a byte, and only while the first one lives."""
+    command = [sys.executable, "-m", "gmnet_pt.train", "solver.prototxt", "--device", "cpu"]
+    options = ["--set", "snapshot_prefix=out/s", "--set", "max_iter=1000000", "--set", "display=1"]
+    first = subprocess.Popen(
+        [*command, *options], cwd=folder.path, env=ENVIRONMENT, stderr=subprocess.DEVNULL
+    )
+    log, record = folder.path / "out" / "train.log", folder.path / "out" / "train.jsonl"
+    deadline = time.monotonic() + 60
+    while not (record.exists() and '"Display"' in record.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    first.send_signal(signal.SIGSTOP)
+    before = log.read_bytes()
+    second = subprocess.run([*command, *options], cwd=folder.path, env=ENVIRONMENT, stderr=-1)
+    assert second.returncode == 1
+    assert second.stderr.decode() == (
+        f"error: out/s: another training writes there (process {first.pid}); let it end, stop it, "
+        "or give another prefix: --set snapshot_prefix=PREFIX\n"
+    )
+    assert log.read_bytes() == before
+    with Solver("solver.prototxt", device="cpu", overrides=["snapshot_prefix=out/s"]) as solver:
+        solver.step(1)  # takes no lock
+        for refused in (solver.solve, solver.snapshot):
+            with pytest.raises(OutputError, match="another training writes there"):
+                refused()
+    first.kill()
+    first.wait()
+    with Solver("solver.prototxt", device="cpu", overrides=["snapshot_prefix=out/s"]) as solver:
+        assert solver.solve()
+        assert solver.snapshot().is_file()
+
+
 # ---------------------------------------------------------------- signals
 
 
