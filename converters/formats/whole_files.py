@@ -41,25 +41,33 @@ def written_beside(path: str | Path, folder: bool = False) -> Iterator[Path]:
         BrokenPipeError: the reader of a pipe went away.
     """
     named = Path(path)
-    try:
+    with _errors(named):
         place = destination(named, folder)
         if isinstance(place, Path):
             place.parent.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(place)
             with _workplace(place) as workplace:
                 partial = workplace / place.name
-                yield partial
-                _sync(partial)
-                os.replace(partial, place)
+                with _errors(named):  # here, before what was written is removed and makes room
+                    yield partial
+                    _sync(partial)
+                    os.replace(partial, place)
         else:
             with tempfile.TemporaryDirectory(_SUFFIX) as scratch:
                 partial = Path(scratch) / named.name
                 yield partial
                 place.take(partial)
+
+
+@contextmanager
+def _errors(path: Path) -> Iterator[None]:
+    """Turn an OSError of the block into an OutputError."""
+    try:
+        yield
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise output_error(named, error) from error
+        raise output_error(path, error) from error
 
 
 class Stream(NamedTuple):
