@@ -101,27 +101,31 @@ def audit() -> str:
     return "\n\n".join(sections)
 
 
-class _Column(NamedTuple):
-    """A way to read the paper, and what the net costs then."""
+class Counted(NamedTuple):
+    """A way to read the paper, in the generator's words, and what the net costs then."""
 
-    heading: str
+    reading: str
+    bu_s: str
     cost: NetCost
 
+    @property
+    def heading(self) -> str:
+        """`reading table, bu_s units`."""
+        return f"reading {self.reading}" + (", bu_s units" if self.bu_s == "units" else "")
 
-def _columns(variant: Variant) -> list[_Column]:
+
+def count_readings(variant: Variant) -> list[Counted]:
+    """What a net of Table 1 costs in each reading, for CIFAR-10 at full width."""
     forms = ("table", "units") if variant.two_paths else ("table",)
     return [
-        _Column(
-            f"reading {reading}" + (", bu_s units" if bu_s == "units" else ""),
-            net_cost(_deploy(variant, Options(reading=reading, bu_s=bu_s))),
-        )
+        Counted(reading, bu_s, net_cost(_deploy(variant, Options(reading=reading, bu_s=bu_s))))
         for bu_s in forms
         for reading in READINGS
     ]
 
 
 def _table1(variant: Variant) -> str:
-    columns = _columns(variant)
+    columns = count_readings(variant)
     rows = [("part", "output", *("parameters  depth  mult-adds" for _ in columns))]
     for parts in zip(*(column.cost.parts for column in columns), strict=True):
         size = f"{parts[0].height}x{parts[0].width}"

@@ -125,6 +125,8 @@ def test_wheel_carries_templates_and_every_module(source: Path, tmp_path: Path) 
         modules = {path.relative_to(source) for path in (source / folder).rglob("*.py")}
         missing = {path for path in modules if not (unpacked / path).is_file()}
         assert not missing, f"packages in pyproject.toml lack {sorted(map(str, missing))}"
+    beside = {path.name for path in (unpacked / "gmnet_pt" / "reproduce").glob("report.*")}
+    assert beside == {"report.py", "report.html.j2", "report.css", "report.js"}
     assert len(TEMPLATES) == 3
     assert_works_from_elsewhere(unpacked, unpacked, tmp_path)
 

@@ -76,7 +76,7 @@ class Dataset:
     channels: RGB, BGR or gray. An augmented set has `pad` pixels of the rounded channel means
     around each TRAIN image, from which nets crop `size` and mirror; its test database is that of
     the set `test_of`. `means` are absent where nobody published them: then they exist once the
-    database is built.
+    database is built. A `bundled` set comes with a package: it needs no files and no download.
     """
 
     name: str
@@ -93,6 +93,7 @@ class Dataset:
     test_of: str | None = None
     means: ChannelMeans | None = None
     training: Training = ORDINARY
+    bundled: bool = False
 
     @property
     def channels(self) -> int:

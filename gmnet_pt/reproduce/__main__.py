@@ -13,6 +13,7 @@ if __name__ == "__main__":  # before what takes long to import
     starting.begin()
 
 import argparse
+import math
 import signal
 import sys
 import time
@@ -28,11 +29,15 @@ from converters.command_line.table import aligned
 from converters.errors import SolverError
 from converters.proto import caffe_pb2 as pb
 from gmnet_pt.reproduce.budgets import BUDGETS, find_budget
+from gmnet_pt.reproduce.collect import collect
 from gmnet_pt.reproduce.experiments import EXHIBITS, Exhibit
+from gmnet_pt.reproduce.pages import text_tables, update_page
+from gmnet_pt.reproduce.report import write_report
+from gmnet_pt.reproduce.results import RESULTS, read_results
 from gmnet_pt.reproduce.runs import Selection
 from gmnet_pt.reproduce.timing import span
 from gmnet_pt.reproduce.training import Trainer
-from gmnet_pt.reproduce.work import Status, Work
+from gmnet_pt.reproduce.work import Outcome, Status, Work
 from gmnet_pt.solver.device import named_device, solver_device
 from gmnet_pt.solver.precision import PRECISIONS
 from prototxt_gen.audit import audit
@@ -71,11 +76,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add("--device", help="cpu, cuda or cuda:N (default: the GPU if there is one)")
     add("--precision", choices=list(PRECISIONS), default="fp32", help="fp32 follows Caffe")
-    add("--minutes", type=float, metavar="N", help="stop after so many, to go on another time")
+    add("--minutes", type=_minutes, metavar="N", help="stop after so many, to go on another time")
     add("--retry", action="store_true", help="try failed runs again")
     add("--repeat", action="store_true", help="also do runs that results/ has from elsewhere")
     add("--list", action="store_true", help="show each run's state and the time left; do nothing")
     add("--report", action="store_true", help="write the report of what is there; train nothing")
+    add(
+        "--page",
+        type=Path,
+        metavar="FILE.md",
+        help="write all of results/ into a page between its marks; do nothing else",
+    )
 
 
 def _words(text: str) -> frozenset[str]:
@@ -87,6 +98,16 @@ def _seeds(text: str) -> tuple[int, ...]:
     if not all(word.isdecimal() for word in words):
         raise argparse.ArgumentTypeError(f"{text!r}: use whole numbers with commas, as 1,2,3")
     return tuple(dict.fromkeys(map(int, words)))
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes above 0")
+    return minutes
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -150,18 +171,46 @@ def run(args: argparse.Namespace) -> int:
     for name in sources:
         find_dataset(name)
     work = Work(selection, trainer, sources, args.retry, args.repeat)
+    if args.page:
+        update_page(args.page, list(read_results(RESULTS)))
+        print(args.page)
+        return 0
     if args.list:
         print("\n".join(list_lines(work.statuses())))
         return 0
-    if with_table_1:
-        _show(table_1())
-    outcome = None
+    page = work.place / "report.html"
+    work.changed = lambda: write_report(collect(work, with_table_1), page)
+    outcome = Outcome()
     if exhibits and not args.report:
-        _show("\n".join(list_lines(work.begin())))
+        _show("\n".join(_begin_lines(work.begin())))
         outcome = work.do()
+    report = collect(work, with_table_1)
+    write_report(report, page)
+    if args.table == [1]:
+        print(audit())
+    print("\n".join([*text_tables(report.shown), "", *_end_lines(outcome), f"Report: {page}"]))
     if stop.received is not None:
         return 128 + stop.received
-    return 1 if outcome and outcome.failures else 0
+    return 1 if outcome.failures else 0
+
+
+def _begin_lines(statuses: Sequence[Status]) -> Iterator[str]:
+    """The open runs, and in a line each what is missing or failed."""
+    yield from list_lines([status for status in statuses if status.is_open])
+    missing = dict.fromkeys(
+        f"missing {status.folder.run.dataset}: {status.reason}"
+        for status in statuses
+        if status.state == "missing"
+    )
+    failed = [f"failed {s.folder.run}: {s.reason}" for s in statuses if s.state == "failed"]
+    yield from (*missing, *failed)
+
+
+def _end_lines(outcome: Outcome) -> Iterator[str]:
+    yield f"{len(outcome.finished)} runs done now" + (", stopped" if outcome.stopped else "")
+    for run in outcome.elsewhere:
+        yield f"{run}: another process has it"
+    yield from (f"failed: {reason}" for reason in outcome.failures)
 
 
 def _show(text: str) -> None:
@@ -172,6 +221,9 @@ def _show(text: str) -> None:
 
 def list_lines(statuses: Sequence[Status]) -> Iterator[str]:
     """A line a run: its state, the time left, what it lacks; then the sums."""
+    if not statuses:
+        yield "nothing is left to do"
+        return
     rows = [("run", "state", "left", "")]
     for status in statuses:
         left = "" if not status.is_open else "?" if status.left is None else span(status.left)
@@ -180,15 +232,9 @@ def list_lines(statuses: Sequence[Status]) -> Iterator[str]:
     counts = Counter(status.state for status in statuses)
     known = [status.left for status in statuses if status.is_open and status.left is not None]
     unknown = sum(status.is_open and status.left is None for status in statuses)
-    yield (
-        ", ".join(f"{count} {state}" for state, count in counts.items())
-        + f"; about {span(sum(known))} left"
-        + (f", {unknown} not timed yet" if unknown else "")
-    )
-
-
-def table_1() -> str:
-    return audit()
+    states = ", ".join(f"{count} {state}" for state, count in counts.items())
+    about = [f"about {span(sum(known))} left"] if known or not unknown else []
+    yield "; ".join([states, *about, *([f"{unknown} not timed yet"] if unknown else [])])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

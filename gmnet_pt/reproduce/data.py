@@ -14,7 +14,6 @@ from gmnet_pt.reproduce.runs import locked
 from prototxt_gen.recipes import DATABASES
 
 _PATIENCE = 3600.0  # while another process builds the same set
-_WITHOUT_SOURCE = ("digits",)  # scikit-learn brings it
 
 
 def missing(dataset: Dataset, sources: Mapping[str, Path]) -> str | None:
@@ -22,7 +21,7 @@ def missing(dataset: Dataset, sources: Mapping[str, Path]) -> str | None:
 
     Nothing is downloaded here: that is for `make lmdb`, where the user asks for it by name.
     """
-    if _is_there(dataset) or dataset.name in _WITHOUT_SOURCE or _source(dataset, sources):
+    if _is_there(dataset) or dataset.bundled or _source(dataset, sources):
         return None
     by_hand = f"make lmdb DATASET={dataset.name}" if dataset.archives else ""
     return f"give --source {dataset.name}=PATH" + (f", or {by_hand}" if by_hand else "")

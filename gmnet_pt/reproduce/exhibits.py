@@ -8,9 +8,19 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
-from gmnet_pt.reproduce.experiments import DATASETS, METHODS, TABLE_2, Exhibit, Method, Net, Row
+from gmnet_pt.reproduce.experiments import (
+    DATASETS,
+    METHODS,
+    STAND_INS,
+    TABLE_2,
+    Exhibit,
+    Method,
+    Net,
+    Row,
+)
 from gmnet_pt.reproduce.results import Result
 from gmnet_pt.reproduce.runs import Run, Selection
 
@@ -91,6 +101,21 @@ class Shown(NamedTuple):
     curves: tuple[Curve, ...]
     methods: tuple[Method, ...]
     command: str
+
+
+def widened(selection: Selection, results: Iterable[Result]) -> Selection:
+    """The selection with all seeds that have results, and stand-ins for sets without any."""
+    results = list(results)
+    trained = {result.dataset for result in results}
+    stand_ins = {
+        name: other
+        for name, other in STAND_INS.items()
+        if other in trained and selection.trained(name) not in trained
+    }
+    seeds = dict.fromkeys((*selection.seeds, *sorted({result.seed for result in results})))
+    return replace(
+        selection, seeds=tuple(seeds), substitutes={**selection.substitutes, **stand_ins}
+    )
 
 
 def columns(selection: Selection, exhibit: Exhibit) -> tuple[Column, ...]:

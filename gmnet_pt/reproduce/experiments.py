@@ -73,6 +73,9 @@ DATASETS = {
 }
 """The sets of Table 2 by the names that the paper gives them; + is with augmentation."""
 
+STAND_INS = {"cifar10": "cifar10_jpeg"}
+"""Sets that hold a paper's set in another form: reports show them where they have no other."""
+
 
 def _errors(
     mnist: float, c10: float, c10_plus: float, c100: float, c100_plus: float, svhn: float

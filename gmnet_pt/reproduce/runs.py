@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 from pathlib import Path
@@ -107,11 +107,11 @@ class Selection:
     exhibits: tuple[Exhibit, ...]
     datasets: frozenset[str] | None = None
     seeds: tuple[int, ...] = (1,)
-    substitutes: Mapping[str, str] = ()  # type: ignore[assignment]
+    substitutes: Mapping[str, str] = field(default_factory=dict)
     precision: str = "fp32"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "substitutes", {**self.budget.instead, **dict(self.substitutes)})
+        object.__setattr__(self, "substitutes", {**self.budget.instead, **self.substitutes})
         for name in (*self.substitutes.values(), *(self.datasets or ())):
             find_dataset(name)
         for name in self.substitutes:

@@ -21,13 +21,23 @@ from converters.reporting import Reporter
 from gmnet_pt.log.events import Display, Event, Message, Run, Scores
 from gmnet_pt.log.provenance import describe_hardware
 from gmnet_pt.log.run_record import parse_record, record_times
-from gmnet_pt.reproduce.results import Result, Test, now, options_of, result_id, write_result
+from gmnet_pt.reproduce.results import (
+    MapNumbers,
+    Result,
+    Test,
+    now,
+    options_of,
+    result_id,
+    write_result,
+)
 from gmnet_pt.reproduce.runs import FAILED, RunFolder
 from prototxt_gen.audit import net_cost
 from prototxt_gen.render import write
 
 OUTPUT = "output.txt"
 _LOOK = 0.2  # seconds between two looks at a training
+# Of these a run is not to blame: it is taken up again without being asked for.
+_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGINT, signal.SIGHUP)
 _DISPLAYS = 20  # an epoch
 
 
@@ -108,19 +118,24 @@ def train(folder: RunFolder, trainer: Trainer, lock: int) -> bool:
     with child:
         try:
             _follow(folder, child, trainer, start)
-        except BaseException:
+        except KeyboardInterrupt:
             child.kill()
+            raise
+        except BaseException:
+            child.terminate()  # it stops after a snapshot
             raise
     folder.drop_older_snapshots()
     if child.returncode == 0:
         return True
-    if child.returncode == 128 + signal.SIGTERM:
+    # The latter where it was told before it had begun.
+    if child.returncode in (128 + signal.SIGTERM, -signal.SIGTERM):
         return False
     reason = _reason(folder, child.returncode, start)
     if is_about_space(reason):
         raise OutputError(f"{folder.run}: {reason}")
-    with written_beside(folder.path / FAILED) as partial:
-        partial.write_text(reason + "\n", encoding="utf-8")
+    if -child.returncode not in _FROM_OUTSIDE:
+        with written_beside(folder.path / FAILED) as partial:
+            partial.write_text(reason + "\n", encoding="utf-8")
     raise FailedRunError(f"{folder.run}: {reason}; its files are in {folder.path}")
 
 
@@ -136,6 +151,7 @@ def _follow(
                 yield from range(done, event.iteration)
                 done = max(done, event.iteration)
             if isinstance(event, Scores) and (error := _error(event)) is not None:
+                folder.drop_older_snapshots()
                 epoch = event.iteration / folder.run.schedule.epoch
                 trainer.reporter.note(f"{folder.run}: epoch {epoch:g}, test error {error:.2f} %")
 
@@ -193,21 +209,37 @@ def _error(scores: Scores) -> float | None:
     return None
 
 
-def finish(folder: RunFolder, device: str) -> Result:
+def is_trained(folder: RunFolder) -> bool:
+    """Whether the last iteration was tested: a kill may have come between its snapshot and that.
+
+    Or whoever followed the training was killed, and it went on to its end.
+    """
+    tests = _tests(parse_record(_record(folder)), folder.run.schedule.epoch)
+    return bool(tests) and tests[-1].iteration == folder.iterations
+
+
+def _record(folder: RunFolder) -> str:
+    try:
+        return folder.record.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
+def finish(folder: RunFolder, device: str, maps: Sequence[MapNumbers] = ()) -> Result:
     """The result of a run that was trained to its end; written into its folder.
 
     Raises:
-        FailedRunError: its record has no test.
+        FailedRunError: its record has no test of the last iteration.
         OutputError: it cannot be written.
     """
     run = folder.run
-    text = folder.record.read_text(encoding="utf-8", errors="replace")
+    text = _record(folder)
     events = parse_record(text)
     starts = [event for event in events if isinstance(event, Run)]
     sessions = record_times(text)
     tests = _tests(events, run.schedule.epoch)
-    if not tests or not starts:
-        raise FailedRunError(f"{run}: {folder.record} has no test")
+    if not starts or not tests or tests[-1].iteration != folder.iterations:
+        raise FailedRunError(f"{run}: {folder.record} has no test of the last iteration")
     cost = net_cost(run.generate(folder.path).deploy).total
     finished = now()
     result = Result(
@@ -234,6 +266,7 @@ def finish(folder: RunFolder, device: str) -> Result:
         hardware=describe_hardware(device),
         versions=dict(starts[-1].versions),
         commits=tuple(dict.fromkeys(start.commit for start in starts)),
+        maps=tuple(maps),
     )
     write_result(result, folder.result)
     return result

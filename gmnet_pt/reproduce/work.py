@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gmnet_pt.reproduce.data import missing, provide
+from gmnet_pt.reproduce.maps import draw_figures
 from gmnet_pt.reproduce.results import RESULTS, Result, keep, read_result, read_results
 from gmnet_pt.reproduce.runs import Run, RunFolder, Selection, State
 from gmnet_pt.reproduce.timing import measure, seconds_left, span
-from gmnet_pt.reproduce.training import FailedRunError, Trainer, finish, train
+from gmnet_pt.reproduce.training import FailedRunError, Trainer, finish, is_trained, train
 
 RUNS = Path("runs/reproduce")
 
@@ -26,13 +27,14 @@ class Status(NamedTuple):
     is_open: bool
 
 
-class Outcome(NamedTuple):
+@dataclass
+class Outcome:
     """Runs finished now, why others failed, those that other processes have, and if it stopped."""
 
-    finished: list[Run]
-    failures: list[str]
-    elsewhere: list[Run]
-    stopped: bool
+    finished: list[Run] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    elsewhere: list[Run] = field(default_factory=list)
+    stopped: bool = False
 
 
 @dataclass
@@ -125,12 +127,13 @@ class Work:
         Raises:
             OutputError: the disk is full, or a folder cannot be written.
         """
-        outcome = Outcome([], [], [], False)
+        outcome = Outcome()
         for status in self.statuses():
             if not status.is_open:
                 continue
             if self.trainer.over():
-                return outcome._replace(stopped=True)
+                outcome.stopped = True
+                break
             with status.folder.locked() as lock:
                 if lock is None:
                     outcome.elsewhere.append(status.folder.run)
@@ -145,17 +148,19 @@ class Work:
                     outcome.failures.append(str(error))
                     continue
             if not whole:
-                return outcome._replace(stopped=True)
+                outcome.stopped = True
+                break
             outcome.finished.append(status.folder.run)
             self.changed()
         return outcome
 
     def _train(self, folder: RunFolder, lock: int) -> bool:
-        if folder.iteration < folder.iterations and not train(folder, self.trainer, lock):
+        if not is_trained(folder) and not train(folder, self.trainer, lock):
             return False
-        result = finish(folder, self.trainer.device)
+        device, reporter = self.trainer.device, self.trainer.reporter
+        result = finish(folder, device, draw_figures(folder, device, reporter))
         self._keep(folder)
-        self.trainer.reporter.note(
+        reporter.note(
             f"{folder.run}: done, test error {result.last.error:.2f} % "
             f"(best {result.best.error:.2f} %) in {span(result.seconds)}"
         )

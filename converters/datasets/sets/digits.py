@@ -53,5 +53,6 @@ register(
         size=SIZE,
         order="gray",
         training=Training(epochs=14, test_batch=60),
+        bundled=True,
     )
 )
