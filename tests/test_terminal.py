@@ -116,11 +116,11 @@ def test_a_file_opened_later_does_not_become_stdout(tmp_path: Path) -> None:
         for number in (0, 1, 2):
             os.close(number)
 
-    done = run("prototxt_gen", "bua", "--out", "made", cwd=tmp_path, before=close)
-    assert done.returncode == 1  # its lines were lost
-    (net,) = tmp_path.glob("made/*/net.prototxt")
-    assert net.read_text().startswith("#")
-    assert "bua, reading" not in net.read_text()
+    script = "from converters.command_line import starting; starting.begin()\n"
+    script += "with open('file', 'w') as file: file.write(str(file.fileno()))"
+    command = [sys.executable, "-c", script]
+    assert subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, preexec_fn=close).returncode == 0
+    assert (tmp_path / "file").read_text() == "3"
 
 
 def test_what_stderr_cannot_take_does_not_end_a_command(tmp_path: Path) -> None:
