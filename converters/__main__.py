@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes long to import
+    from converters.command_line import starting
+
+    starting.begin()
+
 import sys
 
 from converters.command_line.program import Command, run_subcommand

@@ -8,6 +8,11 @@ examples/cpp_classification/classification.cpp.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes long to import
+    from converters.command_line import starting
+
+    starting.begin()
+
 import argparse
 import sys
 from collections.abc import Sequence
@@ -24,8 +29,8 @@ from converters.command_line.program import positive, run_program
 from converters.errors import DataError, NetError
 from converters.records.images import opencv
 from gmnet_pt.image_input import read_channel_means, read_image
-from gmnet_pt.log.caffe_log import CaffeLog
 from gmnet_pt.log.events import Message
+from gmnet_pt.log.open_log import open_log
 from gmnet_pt.net_command import OpenNet, add_options, open_net
 from gmnet_pt.solver.precision import FP32
 
@@ -81,7 +86,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Classify the images."""
-    log = CaffeLog(sys.stderr)
+    log = open_log("caffe")
     opened = open_net(net_choice(args), args.device, log.show)
     preprocessing = read_preprocessing(opened, args.mean, args.scale)
     labels = read_labels(opened, args.labels)

@@ -5,6 +5,11 @@ Reads the record that `gmnet_pt.train` keeps (`gmnet_pt.log.run_record`).
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes long to import
+    from converters.command_line import starting
+
+    starting.begin()
+
 import argparse
 import sys
 from pathlib import Path

@@ -16,6 +16,11 @@ Without --iterations the data is gone through once. Source: Caffe tools/extract_
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes long to import
+    from converters.command_line import starting
+
+    starting.begin()
+
 import argparse
 import math
 import sys
@@ -55,8 +60,8 @@ from gmnet_pt.feature_maps import (
     tile,
 )
 from gmnet_pt.image_input import image_input, without_database
-from gmnet_pt.log.caffe_log import CaffeLog
 from gmnet_pt.log.events import Message
+from gmnet_pt.log.open_log import open_log
 from gmnet_pt.net_command import OpenNet, add_options, open_net, opened_data
 from gmnet_pt.solver.batches import Batches, next_feed
 from gmnet_pt.solver.precision import FP32
@@ -133,7 +138,7 @@ def _check_options(args: argparse.Namespace) -> None:
 def _draw_figure(args: argparse.Namespace) -> int:
     """Draw the maps of a figure and print their numbers."""
     opencv("drawing feature maps")
-    log = CaffeLog(sys.stderr)
+    log = open_log("caffe")
     choice = net_choice(args)
     opened = open_net(without_database(choice) if args.image else choice, args.device, log.show)
     figure_blobs(opened.net, args.figure)
@@ -160,7 +165,7 @@ def _extract_blobs(args: argparse.Namespace) -> int:
     targets = _targets(args.out, names) if form not in (".npz", ".png") else {}
     for target in targets.values():
         check_target(target, args.force)
-    opened = open_net(net_choice(args), args.device, CaffeLog(sys.stderr).show)
+    opened = open_net(net_choice(args), args.device, open_log("caffe").show)
     opened.net.require_blobs(names)
     iterations, images = args.iterations, args.images or 1
     if form == ".npz":

@@ -6,6 +6,11 @@ A LOG is a JSON record (train.jsonl) or a text log; `gmnet_pt.log.run_record` an
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes long to import
+    from converters.command_line import starting
+
+    starting.begin()
+
 import argparse
 import sys
 from collections import defaultdict

@@ -7,6 +7,11 @@ Source: Caffe tools/caffe.cpp, test.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes long to import
+    from converters.command_line import starting
+
+    starting.begin()
+
 import argparse
 import sys
 from collections.abc import Callable, Sequence

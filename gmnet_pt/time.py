@@ -8,6 +8,11 @@ tools/caffe.cpp, time.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes long to import
+    from converters.command_line import starting
+
+    starting.begin()
+
 import argparse
 import sys
 import time
@@ -28,6 +33,7 @@ from converters.readers import MemoryReader
 from converters.readers.reader import READERS
 from gmnet_pt.log.caffe_log import CaffeLog
 from gmnet_pt.log.events import Message
+from gmnet_pt.log.open_log import open_log
 from gmnet_pt.net_command import OpenNet, add_options, open_net
 from gmnet_pt.solver.batches import Source, closing, next_feed, open_batches
 from gmnet_pt.solver.precision import FP32
@@ -114,7 +120,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure, and print the table or Caffe's lines."""
     choice = net_choice(args)
-    log = CaffeLog(sys.stderr)
+    # Caffe's lines are the result there, and nothing but remarks beside a table.
+    log = CaffeLog(sys.stderr) if args.log == "caffe" else open_log("caffe")
     opened = open_net(choice, args.device, log.show)
     label = f"{opened.net.name or args.net} ({args.phase}, {opened.device})"
     passes = progress(range(args.iterations), "timing", args.iterations, "iterations")

@@ -7,6 +7,11 @@ snapshot; a second Ctrl-C ends at once.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes long to import
+    from converters.command_line import starting
+
+    starting.begin()
+
 import argparse
 import signal
 import sys
@@ -22,6 +27,7 @@ from gmnet_pt.log.open_log import open_log
 from gmnet_pt.log.provenance import describe_run
 from gmnet_pt.solver.device import choose_device
 from gmnet_pt.solver.precision import PRECISIONS
+from gmnet_pt.solver.snapshot import sole_writer
 from gmnet_pt.solver.solver import Request, Solver
 from gmnet_pt.solver.solver_file import SolverChoice
 
@@ -110,7 +116,11 @@ def run(args: argparse.Namespace) -> int:
     signals = Signals(Request(args.sigint_effect), Request(args.sighup_effect))
     choice = solver_choice(args)
     param = choice.file.param
-    with open_log(args.log, Path(param.snapshot_prefix).parent, args.tensorboard) as log:
+    prefix = param.snapshot_prefix
+    with (
+        sole_writer(prefix),  # before the log: it would be written into the other's
+        open_log(args.log, Path(prefix).parent, args.tensorboard) as log,
+    ):
         device, _ = choose_device(param, choice.device)
         log.show(describe_run(to_text(param), str(device), args.precision))
         if args.precision != "fp32":

@@ -5,6 +5,11 @@ Exit status: 0; 1 an error in one line; 2 wrong usage.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes long to import
+    from converters.command_line import starting
+
+    starting.begin()
+
 import argparse
 import sys
 from collections.abc import Sequence
@@ -12,6 +17,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from converters.command_line.program import run_guarded
+from converters.command_line.progress import tell
 from converters.datasets.registry import DATASETS
 from prototxt_gen.audit import audit, describe, net_cost
 from prototxt_gen.options import Options, flag
@@ -22,15 +28,17 @@ from prototxt_gen.variants import VARIANTS, find_variant
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what the first argument names: `list`, `audit`, or a variant to generate."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    return run_guarded(lambda: _run(list(sys.argv[1:] if argv is None else argv)))
+
+
+def _run(arguments: list[str]) -> int:
     commands = {"list": _list, "audit": _audit}
     if arguments and arguments[0] in commands:
         name = arguments[0]
         parser = argparse.ArgumentParser(prog=f"python -m prototxt_gen {name}")
         parser.parse_args(arguments[1:])
-        return run_guarded(commands[name])
-    args = _parser().parse_args(arguments)
-    return run_guarded(lambda: _generate(args))
+        return commands[name]()
+    return _generate(_parser().parse_args(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,9 +89,9 @@ def _generate(args: argparse.Namespace) -> int:
     for path in write(generated, args.force):
         print(path)
     for command in dict.fromkeys(replaced.values()):
-        print(f"note: replaced what {command or 'somebody'} had made", file=sys.stderr)
+        tell(f"note: replaced what {command or 'somebody'} had made")
     for note in generated.notes:
-        print(f"note: {note}", file=sys.stderr)
+        tell(f"note: {note}")
     print(f"{variant.name}, reading {options.reading}: {describe(variant, cost)}")
     return 0
 

@@ -232,21 +232,32 @@ def test_kill_leaves_nothing_or_the_whole(tmp_path: Path) -> None:
     assert begun_ones > 0
 
 
-def test_a_build_leaves_another_one_alone(tmp_path: Path) -> None:
+def test_a_build_by_another_process_is_refused_at_once(tmp_path: Path) -> None:
     path = tmp_path / "db"
+    script = f"""
+from converters.command_line.program import run_guarded
+from converters.records.lmdb_writer import create_lmdb
+def main():
+    with create_lmdb({str(path)!r}, force=True) as second:
+        second.put(b"0", b"second")
+    return 0
+raise SystemExit(run_guarded(main))
+"""
+    command = [sys.executable, "-c", script]
     with create_lmdb(path) as first:
         first.put(b"0", b"first")
-        script = f"""
-from converters.records.lmdb_writer import create_lmdb
-with create_lmdb({str(path)!r}) as second:
-    second.put(b"0", b"second")
-"""
-        subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
-        path.rename(tmp_path / "other")
-    for name, value in (("db", b"first"), ("other", b"second")):
-        with LmdbReader(tmp_path / name) as reader:
-            assert [bytes(record) for _, record in reader] == [value]
-    assert sorted(os.listdir(tmp_path)) == ["db", "other"]
+        refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert refused.stderr == (
+        f"error: {path}: another build writes there (process {os.getpid()}); wait for its end, or "
+        "choose another name\n"
+    )
+    with LmdbReader(path) as reader:
+        assert [bytes(record) for _, record in reader] == [b"first"]
+    assert os.listdir(tmp_path) == ["db"]
+    # The lock is gone with its holder.
+    assert subprocess.run(command, cwd=ROOT).returncode == 0
+    assert os.listdir(tmp_path) == ["db"]
 
 
 def test_two_builds_of_one_name_end_with_the_first(tmp_path: Path) -> None:

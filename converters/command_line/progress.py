@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import TypeVar
 
-from converters.reporting import Reporter
+from converters.reporting import Reporter, escaped, readable
 
 Item = TypeVar("Item")
 
@@ -23,7 +24,7 @@ def progress(
     if sys.stderr.isatty():
         from tqdm import tqdm
 
-        yield from tqdm(items, desc=label, total=total, unit=f" {unit}", leave=False)
+        yield from tqdm(items, desc=escaped(label), total=total, unit=f" {unit}", leave=False)
         return
     due = time.monotonic() + every
     for done, item in enumerate(items, 1):
@@ -31,14 +32,20 @@ def progress(
         if time.monotonic() >= due:
             due = time.monotonic() + every
             of = f" of {total}" if total is not None else ""
-            print(f"{label}: {done}{of} {unit}", file=sys.stderr, flush=True)
+            tell(f"{label}: {done}{of} {unit}")
+
+
+def tell(line: str) -> None:
+    """A line on stderr, which nobody needs to see: where it cannot be shown, work goes on."""
+    with suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)
 
 
 class TerminalReporter(Reporter):
     """Tells it on stderr."""
 
     def note(self, text: str) -> None:
-        print(text, file=sys.stderr)
+        tell(readable(text))
 
     def progress(
         self, items: Iterable[Item], label: str, total: int | None = None, unit: str = "records"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
+from converters.reporting import escaped
+
 
 def aligned(
     rows: Sequence[Sequence[str]],
@@ -15,6 +17,8 @@ def aligned(
 
     `ruled` draws a line under the first row.
     """
+    # A layer may be called anything: what a terminal would obey shows as it is written in code.
+    rows = [[escaped(cell) for cell in row] for row in rows]
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     rules = [["-" * width for width in widths]] if ruled else []
     for row in (*rows[:1], *rules, *rows[1:]):

@@ -25,6 +25,7 @@ from converters.net.plan import NetPlan, plan_net
 from converters.proto import caffe_pb2 as pb
 from converters.prototxt.kind import is_solver
 from converters.prototxt.text import read_net, read_solver, read_text
+from converters.reporting import readable
 
 if TYPE_CHECKING:
     import torch
@@ -51,9 +52,8 @@ def run(args: argparse.Namespace) -> int:
     for path in progress(files, "checking", len(files), "files"):
         for line, good in _check(path, args):
             failed += not good
-            print(
-                f"{'ok  ' if good else 'FAIL'} {path.relative_to(args.folder)}: {line}", flush=True
-            )
+            shown = readable(f"{path.relative_to(args.folder)}: {line}")
+            print(f"{'ok  ' if good else 'FAIL'} {shown}", flush=True)
     print(f"{len(files)} files, {failed} failures")
     return 1 if failed or not files else 0
 

@@ -10,7 +10,9 @@ import argparse
 import multiprocessing
 import signal
 from collections import Counter
+from contextlib import suppress
 from ctypes import c_char
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
@@ -92,7 +94,13 @@ def verify(path: Path, classes: int | None = None) -> Contents:
     receiver, sender = context.Pipe(duplex=False)
     last_key = RawArray(c_char, LONGEST_KEY + 1)
     child = context.Process(target=_walk_and_send, args=(path, classes, last_key, sender))
-    child.start()
+    # Ctrl-C reaches the whole group: it is ours to answer, and a child has a mask from its start.
+    resource_tracker.ensure_running()  # or `start` begins it, and the mask is gone after that
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        child.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     sender.close()
     try:
         result: Contents | str = receiver.recv()
@@ -102,6 +110,7 @@ def verify(path: Path, classes: int | None = None) -> Contents:
         how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
         result = f"{path}: damaged: its reader died ({how}) after {_place(last_key.value)}"
     finally:
+        child.kill()  # it has said what it had to, or nobody wants to hear it any more
         child.join()
     if isinstance(result, str):
         raise DataError(result)
@@ -110,13 +119,16 @@ def verify(path: Path, classes: int | None = None) -> Contents:
 
 def _walk_and_send(path: Path, classes: int | None, last_key: Any, sender: Connection) -> None:
     """The child: sends Contents, or a message about a database that cannot be walked."""
+    result: Contents | str
     try:
-        sender.send(_walk(path, classes, last_key))
+        result = _walk(path, classes, last_key)
     except CaffeError as error:
         if error.__cause__ is None:
-            sender.send(str(error))
+            result = str(error)
         else:
-            sender.send(f"{path}: damaged: {error.__cause__} after {_place(last_key.value)}")
+            result = f"{path}: damaged: {error.__cause__} after {_place(last_key.value)}"
+    with suppress(OSError):  # the parent was killed: nobody is left to be told
+        sender.send(result)
 
 
 def _place(key: bytes) -> str:

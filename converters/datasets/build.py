@@ -17,7 +17,7 @@ from converters.errors import DataError, OutputError
 from converters.records.datum import describe, encode_batch
 from converters.records.images import Buffer, Pixels
 from converters.records.lmdb_reader import DATA_FILE, LmdbReader
-from converters.records.lmdb_writer import LmdbWriter, check_target, create_lmdb
+from converters.records.lmdb_writer import LmdbWriter, being_built, check_target, create_lmdb
 from converters.records.mean import MeanImage, write_mean
 
 
@@ -50,13 +50,23 @@ def build(
 
     Raises:
         DataError: an archive is missing or damaged.
-        OutputError: a database exists and `force` is not given, or it cannot be written.
+        OutputError: a database exists and `force` is not given, another process is building it, or
+            it cannot be written.
     """
     if not chosen and dataset.option is not None and dataset.option.choices:
         chosen = dataset.option.choices[0]
     train_path, test_path = out / dataset.train_database, out / dataset.test_database
     mean_path = out / dataset.mean_file
-    check_target(train_path, force)
+    # Anybody else who builds the set hears of it here, before an archive is opened.
+    with being_built(train_path):
+        check_target(train_path, force)
+        return _build(dataset, source, (train_path, test_path, mean_path), force, chosen)
+
+
+def _build(
+    dataset: Dataset, source: Source, paths: tuple[Path, Path, Path], force: bool, chosen: str
+) -> BuildReport:
+    train_path, test_path, mean_path = paths
 
     def read(split: Split) -> Iterator[Images]:
         total = -(-dataset.counts[split] // BLOCK)

@@ -13,8 +13,8 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 
 from converters.datasets.archive import Archive
-from converters.errors import DataError
-from converters.formats.whole_files import output_error
+from converters.errors import DataError, OutputError
+from converters.formats.whole_files import destination, output_error
 from converters.reporting import SILENT, Reporter
 
 CHUNK = 1 << 20
@@ -35,9 +35,12 @@ def download(archive: Archive, folder: Path, reporter: Reporter = SILENT) -> Pat
     final = folder / archive.file
     if final.is_file() and digest(final, archive.unpacked) == archive.md5:
         return final
-    part = folder / f"{archive.file}.part"
+    place = destination(final)
+    if not isinstance(place, Path):
+        raise OutputError(f"{final}: is no file that can be replaced; remove it")
+    part = place.with_name(f"{archive.file}.part")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         _fetch_whole(archive, part, reporter)
         found = digest(part, archive.unpacked)
         if found != archive.md5:
@@ -46,7 +49,7 @@ def download(archive: Archive, folder: Path, reporter: Reporter = SILENT) -> Pat
                 f"{archive.url}: wrong digest: md5 {found}, not {archive.md5}; the file was "
                 f"removed. {_way_out(archive)}"
             )
-        os.replace(part, final)
+        os.replace(part, place)
     except OSError as error:
         raise output_error(final, error) from error
     return final

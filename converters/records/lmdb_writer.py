@@ -17,7 +17,8 @@ from pathlib import Path
 import lmdb
 
 from converters.errors import DataError, OutputError
-from converters.formats.whole_files import written_beside
+from converters.formats.locks import only_writer
+from converters.formats.whole_files import output_error, written_beside
 from converters.records.images import Buffer
 from converters.records.lmdb_reader import DATA_FILE, LONGEST_KEY, key_text
 
@@ -136,13 +137,17 @@ def create_lmdb(
     existing database is replaced in one step; anything else at `path` is never touched.
 
     Raises:
-        OutputError: `path` exists, cannot be written, or the disk is full.
+        OutputError: `path` exists, another process is building it, it cannot be written, or the
+            disk is full.
     """
     final = Path(path)
     check_target(final, force)
+    if final.is_symlink():
+        final = Path(os.path.realpath(final))
     replaced = (final / DATA_FILE).is_file()
     # Replacing the file inside the folder is one atomic step; replacing a full folder is not.
-    with written_beside(final / DATA_FILE if replaced else final) as partial:
+    target = final / DATA_FILE if replaced else final
+    with being_built(final), written_beside(target, folder=not replaced) as partial:
         if not replaced:
             partial.mkdir()
         file = partial if replaced else partial / DATA_FILE
@@ -162,6 +167,18 @@ def create_lmdb(
             (final / "lock.mdb").unlink(missing_ok=True)
 
 
+@contextmanager
+def being_built(path: str | Path) -> Iterator[None]:
+    """Keep other processes from building `path` in the block; `create_lmdb` does, too.
+
+    Raises:
+        OutputError: one does.
+    """
+    way_out = "wait for its end, or choose another name"
+    with only_writer(os.path.realpath(path), "another build", way_out):
+        yield
+
+
 def check_target(path: str | Path, force: bool = False) -> None:
     """Refuse a target that `create_lmdb` would refuse, before any work is done.
 
@@ -169,8 +186,11 @@ def check_target(path: str | Path, force: bool = False) -> None:
         OutputError: something exists there (with `force`: something that is no LMDB).
     """
     path = Path(path)
-    if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
-        return
+    try:
+        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+            return
+    except OSError as error:  # a folder that we may not read, a link to itself
+        raise output_error(path, error) from error
     if not (path / DATA_FILE).is_file():
         raise OutputError(f"{path}: exists and is no LMDB; remove it or choose another name")
     if not force:

@@ -6,6 +6,7 @@ import sys
 from functools import singledispatchmethod
 from typing import Any, TextIO
 
+from converters.reporting import escaped, readable
 from gmnet_pt.log.events import (
     Advance,
     Display,
@@ -18,7 +19,7 @@ from gmnet_pt.log.events import (
     Start,
     Stop,
 )
-from gmnet_pt.log.training_log import TrainingLog
+from gmnet_pt.log.training_log import TrainingLog, require_shown
 
 
 class BarLog(TrainingLog):
@@ -29,16 +30,21 @@ class BarLog(TrainingLog):
         self._bar: Any = None
         self._values: dict[str, str] = {}
 
-    @singledispatchmethod
     def show(self, event: Event) -> None:
+        """Raises OutputError or OSError where the terminal went away."""
+        self._draw(event)
+        require_shown(self._stream)
+
+    @singledispatchmethod
+    def _draw(self, event: Event) -> None:
         pass
 
-    @show.register
+    @_draw.register
     def _(self, event: Start) -> None:
         from tqdm import tqdm
 
         self._bar = tqdm(
-            desc=event.net,
+            desc=escaped(event.net),
             initial=event.iteration,
             total=event.max_iter,
             unit="iter",
@@ -46,19 +52,19 @@ class BarLog(TrainingLog):
             file=self._stream,
         )
 
-    @show.register
+    @_draw.register
     def _(self, event: Advance) -> None:
         if self._bar is not None:
             self._bar.update(event.iteration - self._bar.n)
 
-    @show.register
+    @_draw.register
     def _(self, event: Display) -> None:
         self._values["loss"] = f"{event.loss:g}"
         if event.rate is not None:
             self._values["lr"] = f"{event.rate:g}"
         self._refresh()
 
-    @show.register
+    @_draw.register
     def _(self, event: Scores) -> None:
         net = f" (net #{event.net})" if event.net else ""
         scores = [(output.name, f"{output.value:g}") for output in event.outputs]
@@ -66,26 +72,26 @@ class BarLog(TrainingLog):
             f"iteration {event.iteration}, test{net}: "
             + ", ".join(f"{name} {value}" for name, value in scores)
         )
-        self._values |= {f"test {name}": value for name, value in scores}
+        self._values |= {f"test {escaped(name)}": value for name, value in scores}
         self._refresh()
 
-    @show.register
+    @_draw.register
     def _(self, event: Message) -> None:
         self._write(event.text)
 
-    @show.register
+    @_draw.register
     def _(self, event: Finetune) -> None:
         self._write(f"weights from {event.path}")
 
-    @show.register
+    @_draw.register
     def _(self, event: Resume) -> None:
         self._write(f"resuming from {event.path}")
 
-    @show.register
+    @_draw.register
     def _(self, event: Snapshot) -> None:
         self._write(f"snapshot: {event.model}, {event.state}")
 
-    @show.register
+    @_draw.register
     def _(self, event: Stop) -> None:
         self.close()
         self._write("stopped early" if event.early else "done")
@@ -102,4 +108,4 @@ class BarLog(TrainingLog):
     def _write(self, text: str) -> None:
         from tqdm import tqdm
 
-        tqdm.write(text, file=self._stream)
+        tqdm.write(readable(text), file=self._stream)

@@ -16,6 +16,7 @@ from functools import singledispatch
 from pathlib import Path
 from typing import NamedTuple, TextIO, TypeVar
 
+from converters.reporting import escaped, shortened
 from gmnet_pt.log.events import (
     Clip,
     Display,
@@ -50,7 +51,8 @@ def glog(line: Line, now: datetime | None = None) -> str:
     """The line with its prefix: `I1124 10:11:12.123456  1234 solver.cpp:239] text`."""
     time = now or datetime.now()
     thread = threading.get_native_id()
-    return f"{line.severity}{time:%m%d %H:%M:%S.%f} {thread:5d} {line.where}] {line.text}"
+    text = escaped(line.text, keep="\n\t")
+    return f"{line.severity}{time:%m%d %H:%M:%S.%f} {thread:5d} {line.where}] {text}"
 
 
 @singledispatch
@@ -174,7 +176,11 @@ class CaffeLog(TrainingLog):
 
     def show(self, event: Event) -> None:
         for line in caffe_lines(event):
-            write_line(self._stream, glog(line))
+            text = glog(line)
+            # A file keeps all of a line; nobody reads ten screens of one name.
+            if not self._owned:
+                text = "\n".join(map(shortened, text.split("\n")))
+            write_line(self._stream, text)
 
     def close(self) -> None:
         if self._owned:

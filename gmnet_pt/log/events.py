@@ -131,7 +131,7 @@ class Scores(Event):
 
 @dataclass(frozen=True)
 class Snapshot(Event):
-    """Weights and state are being written to these files."""
+    """Weights and state were written to these files."""
 
     model: str
     state: str

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from converters.errors import OutputError
+from converters.reporting import readable
 from gmnet_pt.log.bar import BarLog
 from gmnet_pt.log.caffe_log import CaffeLog
 from gmnet_pt.log.events import Event, Message
@@ -17,28 +18,51 @@ from gmnet_pt.log.training_log import TrainingLog
 
 
 class Logs(TrainingLog):
-    """Several logs as one; those in `files` keep the error that ends a `with`, too."""
+    """Several logs as one; those in `files` keep the error that ends a `with`, too.
+
+    It never raises: a log that fails (the terminal went away, the disk is full) is left out from
+    then on, with a note in the others. No line is worth a run.
+    """
 
     def __init__(self, logs: Sequence[TrainingLog], files: Sequence[TrainingLog] = ()) -> None:
-        self._logs, self._files = [*logs, *files], files
+        self._logs, self._files = [*logs, *files], [*files]
 
     def show(self, event: Event) -> None:
-        for log in self._logs:
-            log.show(event)
+        self._show(event, self._logs)
 
     def close(self) -> None:
         for log in self._logs:
-            log.close()
+            with suppress(*_FAILURES):
+                log.close()
 
     def __exit__(self, *reason: object) -> None:
         _, error, _ = reason
         if error is not None:
-            text = " ".join(str(error).split()) or type(error).__name__
-            for log in self._files:
-                with suppress(OutputError):
-                    log.show(Message(text, severity="E"))
+            text = readable(str(error)) or type(error).__name__
+            self._show(Message(text, severity="E"), self._files)
         self.close()
 
+    def _show(self, event: Event, logs: Sequence[TrainingLog]) -> None:
+        for log in tuple(logs):
+            if log not in self._logs:
+                continue  # the note about another one ended it a moment ago
+            try:
+                log.show(event)
+            except _FAILURES as error:
+                self._drop(log, error)
+
+    def _drop(self, failed: TrainingLog, error: Exception) -> None:
+        for logs in (self._logs, self._files):
+            if failed in logs:
+                logs.remove(failed)
+        with suppress(*_FAILURES):
+            failed.close()
+        text = f"{readable(str(error)) or type(error).__name__}; nothing more is written there"
+        self._show(Message(text, severity="W"), self._logs)
+
+
+# ValueError: a closed file, a character that it cannot take. RuntimeError: TensorBoard's writer.
+_FAILURES = (OutputError, OSError, ValueError, RuntimeError)
 
 TERMINAL_LOGS: dict[str, Callable[[], TrainingLog]] = {
     "caffe": lambda: CaffeLog(sys.stderr),

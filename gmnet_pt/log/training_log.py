@@ -11,6 +11,8 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Self, TextIO
 
+from converters.command_line.streams import failure
+from converters.errors import OutputError
 from converters.formats.whole_files import output_error
 from gmnet_pt.log.events import Event
 
@@ -36,12 +38,19 @@ def open_to_append(path: Path) -> TextIO:
     """`path` opened behind its last whole line, its folder made; raises OutputError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by its log)
+        stream = open(path, "a", encoding="utf-8", errors="backslashreplace", opener=_open)  # noqa: SIM115
         if _ends_in_a_cut_line(path):
             stream.write("\n")
     except OSError as error:
         raise output_error(path, error) from error
     return stream
+
+
+def _open(path: str, flags: int) -> int:
+    """As `open` does, but a FIFO without a reader is an error and no wait for ever."""
+    handle = os.open(path, flags | os.O_NONBLOCK, 0o666)
+    os.set_blocking(handle, True)
+    return handle
 
 
 def _ends_in_a_cut_line(path: Path) -> bool:
@@ -62,3 +71,11 @@ def write_line(stream: TextIO, line: str) -> None:
         raise
     except OSError as error:
         raise output_error(Path(stream.name), error) from error
+    require_shown(stream)
+
+
+def require_shown(stream: TextIO) -> None:
+    """Raise OutputError where `stream` drops what it is given (`command_line.streams`)."""
+    error = failure(stream)
+    if error is not None:
+        raise OutputError(f"{stream.name}: cannot be written: {error.strerror}") from error

@@ -7,6 +7,11 @@ snapshot.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes long to import
+    from converters.command_line import starting
+
+    starting.begin()
+
 import argparse
 import math
 import signal
@@ -14,6 +19,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -176,7 +182,7 @@ def run(args: argparse.Namespace) -> int:
     work.changed = lambda: write_report(collect(work, with_table_1), page)
     outcome = Outcome()
     if exhibits and not args.report:
-        print("\n".join(_begin_lines(work.begin())), flush=True)
+        _show("\n".join(_begin_lines(work.begin())))
         outcome = work.do()
     report = collect(work, with_table_1)
     write_report(report, page)
@@ -205,6 +211,12 @@ def _end_lines(outcome: Outcome) -> Iterator[str]:
     for run in outcome.elsewhere:
         yield f"{run}: another process has it"
     yield from (f"failed: {reason}" for reason in outcome.failures)
+
+
+def _show(text: str) -> None:
+    """Print before the work: that nobody reads it is no reason not to do it."""
+    with suppress(BrokenPipeError):
+        print(text, flush=True)
 
 
 def list_lines(statuses: Sequence[Status]) -> Iterator[str]:

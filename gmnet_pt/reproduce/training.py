@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from converters.errors import CaffeError, OutputError
-from converters.formats.whole_files import output_error, written_beside
+from converters.formats.whole_files import is_about_space, output_error, written_beside
 from converters.reporting import Reporter
 from gmnet_pt.log.events import Display, Event, Message, Run, Scores
 from gmnet_pt.log.provenance import describe_hardware
@@ -131,7 +131,7 @@ def train(folder: RunFolder, trainer: Trainer, lock: int) -> bool:
     if child.returncode in (128 + signal.SIGTERM, -signal.SIGTERM):
         return False
     reason = _reason(folder, child.returncode, start)
-    if "the disk is full" in reason:
+    if is_about_space(reason):
         raise OutputError(f"{folder.run}: {reason}")
     if -child.returncode not in _FROM_OUTSIDE:
         with written_beside(folder.path / FAILED) as partial:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import re
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from converters.errors import OutputError, SolverError
+from converters.formats.locks import only_writer
 from converters.formats.solverstate import SolverState, read_solverstate, write_solverstate
 from converters.formats.whole_files import output_error, written_beside
 from converters.net.caffe_net import CaffeNet
@@ -39,6 +41,24 @@ def snapshot_files(prefix: str, iteration: int, hdf5: bool = False) -> SnapshotF
     stem, suffix = f"{prefix}_iter_{iteration}", ".h5" if hdf5 else ""
     names = (f"{stem}.caffemodel{suffix}", f"{stem}.state.npz", f"{stem}.solverstate{suffix}")
     return SnapshotFiles(*map(Path, names))
+
+
+@contextmanager
+def sole_writer(prefix: str) -> Iterator[None]:
+    """Keep other processes from writing snapshots of `prefix` in the block.
+
+    One process may take it again inside; of several that train one net, the first writes.
+
+    Raises:
+        OutputError: another process holds it.
+    """
+    together = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if together and torch.distributed.get_rank() != 0:
+        yield
+        return
+    way_out = "let it end, stop it, or give another prefix: --set snapshot_prefix=PREFIX"
+    with only_writer(prefix, "another training", way_out):
+        yield
 
 
 def check_folder(prefix: str) -> None:

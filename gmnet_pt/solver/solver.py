@@ -224,11 +224,17 @@ class Solver:
         """Train to max_iter with tests, display and snapshots; False if `requests` stopped it.
 
         Raises:
-            OutputError: a snapshot is due some time and its folder cannot be made or written.
+            OutputError: a snapshot is due some time and its folder cannot be made or written, or
+                another process trains into the same prefix.
             CaffeError: damaged data, a loss or parameters that are not finite.
         """
-        if self.param.snapshot or self.param.snapshot_after_train:
+        if not (self.param.snapshot or self.param.snapshot_after_train):
+            return self._solve(requests)
+        with snapshots.sole_writer(self.param.snapshot_prefix):
             snapshots.check_folder(self.param.snapshot_prefix)
+            return self._solve(requests)
+
+    def _solve(self, requests: Callable[[], Request]) -> bool:
         self.show(Start(self.net.name, self.param.lr_policy, self.iter, self.param.max_iter))
         self._stop = self._debug_train = False
         self._requests = requests
@@ -361,14 +367,17 @@ class Solver:
         """Write PREFIX_iter_N.caffemodel, .state.npz and .solverstate; returns the last.
 
         Raises:
-            OutputError: a file cannot be written; earlier snapshots are untouched.
+            OutputError: a file cannot be written, or another process trains into the same prefix;
+                earlier snapshots are untouched.
         """
         param = self.param
         hdf5 = param.snapshot_format == pb.SolverParameter.HDF5
         files = snapshots.snapshot_files(param.snapshot_prefix, self.iter, hdf5)
-        self.show(Snapshot(str(files.model), str(files.state)))
         diffs = self.updater.updates if param.snapshot_diff else None
-        self.last_snapshot = snapshots.write(self.state(), self.net, files, diffs)
+        with snapshots.sole_writer(param.snapshot_prefix):
+            self.last_snapshot = snapshots.write(self.state(), self.net, files, diffs)
+        # Not before: whatever happens to a line, the files are there.
+        self.show(Snapshot(str(files.model), str(files.state)))
         return self.last_snapshot
 
     def _snapshot_if_sound(self) -> None:
