@@ -166,10 +166,10 @@ class LmdbPages:
             return
         for number in numbers:
             page = self._read(number * self.meta.page_size, self.meta.page_size)
-            low, middle, high, _ = self._nodes([number], page, _BRANCH).heads
+            row, _, (low, middle, high, _) = self._nodes([number], page, _BRANCH)
             children = low | middle << 16 | high << 32
             inside = (children >= _FIRST_PAGE) & (children <= self.meta.last_page)
-            self._require(inside, [number], None, "a page below it lies outside the file")
+            self._require(inside, [number], row, "a page below it lies outside the file")
             yield from self._leaf_numbers(children.tolist(), level + 1)
 
     def _leaves(self, numbers: Sequence[int]) -> Leaves:
@@ -196,12 +196,12 @@ class LmdbPages:
         pages = np.frombuffer(block, self._page)
         lower, upper = pages["lower"].astype(np.int64), pages["upper"].astype(np.int64)
         self._require(
-            pages["number"] == np.array(numbers, np.uint64), numbers, None, "not its number"
+            pages["number"] == np.array(numbers, np.uint64), numbers, None, "it has another number"
         )
         what = "leaf" if kind == _LEAF else "branch"
-        self._require(pages["flags"] & _KIND == kind, numbers, None, f"no {what} page")
+        self._require(pages["flags"] & _KIND == kind, numbers, None, f"it is no {what} page")
         bounded = (lower > _HEADER) & (lower <= upper) & (upper <= size) & (lower % 2 == 0)
-        self._require(bounded, numbers, None, "bounds that no page has")
+        self._require(bounded, numbers, None, "its bounds are wrong")
         counts = (lower - _HEADER) // 2
         row = np.repeat(np.arange(len(numbers)), counts)
         before = np.repeat(np.cumsum(counts) - counts, counts)  # records of earlier pages
