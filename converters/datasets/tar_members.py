@@ -67,8 +67,10 @@ class Member(NamedTuple):
 def _damage(path: Path) -> Iterator[None]:
     try:
         yield
-    # ValueError: what tarfile makes of numbers and texts in its headers.
-    except (tarfile.TarError, EOFError, OSError, ValueError, lzma.LZMAError, zlib.error) as error:
+    # What tarfile makes of numbers and texts in headers, and of hundreds of them for one member.
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not a tar archive: its headers are damaged ({error})") from error
+    except (tarfile.TarError, EOFError, OSError, lzma.LZMAError, zlib.error) as error:
         raise DataError(f"{path}: not a whole tar archive: {error}") from error
 
 
