@@ -99,7 +99,7 @@ TARS: dict[str, tuple[bytes, str]] = {
         pax(GNU_sparse_major="1", GNU_sparse_minor="0", GNU_sparse_realsize="9")
         + header(FIRST, 512)
         + b"999999999999\n"
-        + b"0\n" * (1 << 20),
+        + b"0\n" * (1 << 18),
         "bytes of headers",
     ),
     "long names without end": (
@@ -130,11 +130,11 @@ def test_what_a_tar_header_announces_is_not_believed(
 
 def test_very_many_members_are_not_kept(tmp_path: Path) -> None:
     path = tmp_path / "a.tar.gz"
-    path.write_bytes(gzip.compress(header("empty", 0) * 30_000 + bytes(1024)))
+    path.write_bytes(gzip.compress(header("empty", 0) * 4000 + bytes(1024)))
     tracemalloc.start()
     try:
-        assert sum(1 for _ in members(path)) == 30_000
-        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+        assert sum(1 for _ in members(path)) == 4000
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
 
@@ -232,7 +232,7 @@ def test_what_an_idx_file_announces_is_not_believed(
     tmp_path: Path, images: tuple[int, ...], labels: tuple[int, ...], message: str
 ) -> None:
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(
-        gzip.compress(struct.pack(">4I", *images) + bytes(64 << 20))
+        gzip.compress(struct.pack(">4I", *images) + bytes(1 << 20))
     )
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(struct.pack(">2I", *labels) + bytes(5000))
     with pytest.raises(DataError, match=message), little_memory():
@@ -528,6 +528,6 @@ def test_what_an_hdf5_dataset_announces_is_not_believed(tmp_path: Path) -> None:
             layer("HDF5Data", fields)
     # Zeros compress to a thousandth: no claim, a data set.
     with h5py.File(tmp_path / "a.h5", "w") as file:
-        file.create_dataset("data", data=np.zeros((30, 1 << 20), np.float32), compression="gzip")
-        file["label"] = np.zeros(30, np.float32)
+        file.create_dataset("data", data=np.zeros((17, 1 << 20), np.float32), compression="gzip")
+        file["label"] = np.zeros(17, np.float32)
     layer("HDF5Data", fields)

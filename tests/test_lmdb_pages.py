@@ -15,7 +15,10 @@ import lmdb
 import numpy as np
 import pytest
 
+from converters.environment import Environment
 from converters.errors import DataError
+from converters.prototxt.text import parse_net
+from converters.readers import open_reader
 from converters.records.datum import encode_batch
 from converters.records.lmdb_reader import LmdbReader
 from converters.records.lmdb_writer import create_lmdb
@@ -294,6 +297,29 @@ def test_a_database_that_changes_ends_the_round(file: Path, change: Callable[[Pa
         with pytest.raises(DataError, match=r"changed while it was read|truncated"):
             for _ in range(300):
                 next(values)
+
+
+def test_a_data_layer_names_itself_and_goes_on_once_the_file_is_whole(file: Path) -> None:
+    """An error leaves the reader at the same batch."""
+    records = encode_batch(np.zeros((300, 1, 40, 40), np.uint8), np.arange(300) % 7)
+    with create_lmdb(file.parent, force=True) as writer:
+        writer.put_all([b"%08d" % number for number in range(300)], records)
+    text = f'''layer {{ name: "d" type: "Data" top: "data" top: "label"
+      data_param {{ source: "{file.parent}" batch_size: 20 }} }}'''
+    reader = open_reader(parse_net(text).layer[0], Environment("net", "TRAIN"), 1)
+    reader.next()
+    content, stat = file.read_bytes(), file.stat()
+    os.truncate(file, 3 * PAGE)
+    for _ in range(2):
+        with pytest.raises(DataError, match=r'layer "d" \(Data\): .*truncated: it ends at byte'):
+            for _ in range(20):
+                reader.next()
+    position = reader.position
+    file.write_bytes(content)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    for step in range(20):
+        expected = (position + step * 20 + np.arange(20)) % 300 % 7
+        assert reader.next()["label"].tolist() == expected.tolist()
 
 
 def test_one_commit_of_another_process_changes_nothing(file: Path) -> None:

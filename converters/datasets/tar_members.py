@@ -21,7 +21,7 @@ from converters.errors import DataError
 
 # No member of any set is larger, none of their names longer.
 _LARGEST_MEMBER, _LONGEST_HEADER = 1 << 30, 1 << 16
-_HEADERS_TOGETHER = 1 << 20  # bytes of all that may lie between two members
+_HEADERS_TOGETHER = 1 << 17  # bytes of all that may lie between two members
 _BUFFER = 1 << 16
 _COMPRESSED: Mapping[bytes, Callable[[Path], Any]] = {
     b"\x1f\x8b": gzip.open,
