@@ -46,8 +46,8 @@ _NO_PAGE = (1 << 64) - 1
 _FIRST_PAGE = 2
 _LEAST_RECORD = _NODE + 2  # with its place in the page
 
-# Bytes of neighbouring pages that are read at once. Blocks of 128 KiB and more would come fresh from
-# the system each time, which takes longer than to read them.
+# Bytes of neighbouring pages that are read at once. Blocks of 128 KiB and more would come fresh
+# from the system each time, which takes longer than to read them.
 _RUN = 120 << 10
 # Leaves that are checked at once; the first ones are fewer, so that reading begins soon.
 _FIRST_LEAVES, _MOST_LEAVES = 2, 30
