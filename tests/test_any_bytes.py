@@ -8,6 +8,7 @@ import struct
 import tarfile
 import zlib
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ from converters.prototxt.text import parse_net
 from converters.readers import open_reader
 from converters.records.datum import decode_batch, decode_datum, encode_datum, encode_image
 from converters.records.imageset import Settings, Size, convert_imageset
-from converters.records.lmdb_reader import DATA_FILE, check_lmdb
+from converters.records.lmdb_reader import DATA_FILE, LmdbReader
 from converters.records.lmdb_writer import create_lmdb
 from converters.records.mean import read_mean, write_mean
 
@@ -143,6 +144,11 @@ def database(path: Path) -> bytes:
     return (path.parent / "db" / DATA_FILE).read_bytes()
 
 
+def read_database(path: Path) -> object:
+    with LmdbReader(path.parent) as reader:
+        return list(reader), list(reader.once()), list(islice(reader.values(), 5))
+
+
 def read_record(path: Path) -> object:
     record = path.read_bytes()
     found = decode_batch([record, record])
@@ -194,7 +200,7 @@ FORMATS = {
         hdf5,
         read_layer("HDF5Data", 'hdf5_data_param { source: "files.txt" batch_size: 2 }'),
     ),
-    "LMDB": Format("db/" + DATA_FILE, database, lambda path: check_lmdb(path.parent)),
+    "LMDB": Format("db/" + DATA_FILE, database, read_database),
 }
 
 

@@ -152,7 +152,7 @@ def test_lists(tmp_path: Path) -> None:
         read_image_list(tmp_path / "list")
     (tmp_path / "list").write_bytes(b"a.png 1 \r\n\n  \nb.png 2")
     assert read_image_list(tmp_path / "list") == ([b"a.png", b"", b"", b"b.png"], [1, 0, 0, 2])
-    for line in (b"5", b" 5", b"a.png x", b"a.png 1_0", b"a.png\t3"):
+    for line in (b"5", b" 5", b"a.png\t3"):
         (tmp_path / "list").write_bytes(line)
         with pytest.raises(DataError, match=r"list:1: .* has no label"):
             read_image_list(tmp_path / "list")
@@ -164,7 +164,7 @@ def test_lists(tmp_path: Path) -> None:
 def test_a_label_beyond_32_bits_is_refused(tmp_path: Path, label: str) -> None:
     """A record holds 32 bits: the label would be another."""
     (tmp_path / "list").write_text(f"a.png 2147483647\na.png {label}\n")
-    with pytest.raises(DataError, match=r"list:2: a label needs more than 32 bits"):
+    with pytest.raises(DataError, match=r"list:2: label .*: it needs more than 32 bits"):
         read_image_list(tmp_path / "list")
 
 

@@ -1,20 +1,10 @@
-"""`python -m converters verify LMDB`: read every record and say what is in the database.
-
-The records are read by a child process: a damaged file can kill its reader (SIGBUS, SIGSEGV), and
-that should be a message like any other.
-"""
+"""`python -m converters verify LMDB`: read every record and say what is in the database."""
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import signal
 from collections import Counter
-from contextlib import suppress
-from ctypes import c_char
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection
-from multiprocessing.sharedctypes import RawArray
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.command_line.progress import progress
-from converters.errors import CaffeError, DataError
+from converters.errors import DataError
 from converters.records.datum import decode_datum, describe
-from converters.records.lmdb_reader import LONGEST_KEY, LmdbReader, check_lmdb, key_text
+from converters.records.lmdb_reader import LmdbReader, key_text
 from converters.records.mean import MeanImage
 
 SHOWN = 20  # bad records that are listed, at most
@@ -81,61 +71,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def verify(path: Path, classes: int | None = None) -> Contents:
-    """Read every record in a child process and report what it found.
+    """Read every record and report what was found.
 
     A record is bad if it does not parse, its values do not fill its shape, its shape is not that of
     most records, or its label is negative or not below `classes`.
 
     Raises:
-        DataError: not an LMDB, truncated, or so damaged that its reader died; names the last key.
+        DataError: not an LMDB, truncated, or a page is damaged; names the last key before it.
     """
-    check_lmdb(path)
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    last_key = RawArray(c_char, LONGEST_KEY + 1)
-    child = context.Process(target=_walk_and_send, args=(path, classes, last_key, sender))
-    # Ctrl-C reaches the whole group: it is ours to answer, and a child has a mask from its start.
-    resource_tracker.ensure_running()  # or `start` begins it, and the mask is gone after that
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        child.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    sender.close()
-    try:
-        result: Contents | str = receiver.recv()
-    except EOFError:
-        child.join()
-        code = child.exitcode or 0
-        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-        result = f"{path}: damaged: its reader died ({how}) after {_place(last_key.value)}"
-    finally:
-        child.kill()  # it has said what it had to, or nobody wants to hear it any more
-        child.join()
-    if isinstance(result, str):
-        raise DataError(result)
-    return result
-
-
-def _walk_and_send(path: Path, classes: int | None, last_key: Any, sender: Connection) -> None:
-    """The child: sends Contents, or a message about a database that cannot be walked."""
-    result: Contents | str
-    try:
-        result = _walk(path, classes, last_key)
-    except CaffeError as error:
-        if error.__cause__ is None:
-            result = str(error)
-        else:
-            result = f"{path}: damaged: {error.__cause__} after {_place(last_key.value)}"
-    with suppress(OSError):  # the parent was killed: nobody is left to be told
-        sender.send(result)
-
-
-def _place(key: bytes) -> str:
-    return f"record {key_text(key)!r}" if key else "no record"
-
-
-def _walk(path: Path, classes: int | None, last_key: Any) -> Contents:
     bad: list[BadRecord] = []
     shapes: Counter[str] = Counter()
     labels: Counter[int] = Counter()
@@ -143,7 +86,7 @@ def _walk(path: Path, classes: int | None, last_key: Any) -> Contents:
     mean, block = MeanImage(), list[NDArray[Any]]()
     encoded = size = records = bad_count = 0
     with LmdbReader(path) as reader:
-        for key, value in progress(reader, str(path), len(reader)):
+        for key, value in progress(_records(reader), str(path), len(reader)):
             records += 1
             size += len(value)
             try:
@@ -166,13 +109,8 @@ def _walk(path: Path, classes: int | None, last_key: Any) -> Contents:
                 if len(block) == _BLOCK:
                     mean.add(np.stack(block))
                     block.clear()
-            last_key.value = key
-        # Still inside: the images are views of the open database.
-        if block:
-            mean.add(np.stack(block))
-        expected = len(reader)
-    if records != expected:
-        raise DataError(f"{path}: damaged: {records} records found, {expected} announced")
+    if block:
+        mean.add(np.stack(block))
     common = shapes.most_common()
     for shape, count in common[1:]:
         bad_count += count
@@ -188,6 +126,17 @@ def _walk(path: Path, classes: int | None, last_key: Any) -> Contents:
         size,
         tuple(mean.channels().tolist()) if len(shapes) == 1 else None,
     )
+
+
+def _records(reader: LmdbReader) -> Iterator[tuple[bytes, memoryview]]:
+    """The records; an error of the database says after which."""
+    place = "no record"
+    try:
+        for key, value in reader:
+            place = f"record {key_text(key)!r}"
+            yield key, value
+    except DataError as error:
+        raise DataError(f"{error} (after {place})") from error
 
 
 def _range(classes: int | None) -> str:

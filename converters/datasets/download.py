@@ -20,6 +20,7 @@ from converters.reporting import SILENT, Reporter
 CHUNK = 1 << 20
 ATTEMPTS_WITHOUT_PROGRESS = 3
 TIMEOUT = 30.0  # seconds without a byte
+LARGEST_UNPACKED = 1 << 28  # bytes: no official file that is compared unpacked has more
 
 
 def download(archive: Archive, folder: Path, reporter: Reporter = SILENT) -> Path:
@@ -67,6 +68,8 @@ def digest(path: Path, unpacked: bool = False) -> str:
         with gzip.open(path) if packed else open(path, "rb") as stream:
             while chunk := stream.read(CHUNK):
                 md5.update(chunk)
+                if packed and stream.tell() > LARGEST_UNPACKED:
+                    return "of more bytes than any official file"
     except (EOFError, gzip.BadGzipFile, zlib.error):
         return "damaged"
     return md5.hexdigest()

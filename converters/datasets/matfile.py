@@ -26,6 +26,8 @@ _MATRIX, _COMPRESSED = 14, 15
 _NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8"}
 _COMPLEX = 0x0800
 _CHUNK = 1 << 18
+_LONGEST_PART = 1 << 12  # bytes of a matrix's flags, dimensions or name
+_MOST_TIMES = 1032  # how much larger zlib's bytes may become
 
 
 class _Stream:
@@ -47,6 +49,10 @@ class _Stream:
                 raise DataError(f"{self._path}: truncated")
             data += piece
         return bytes(data)
+
+    def fail(self, reason: str) -> DataError:
+        """The error for a damaged element."""
+        return DataError(f"{self._path}: damaged: {reason}")
 
     def _piece(self, size: int) -> bytes:
         if self._inflate is None:
@@ -86,6 +92,10 @@ def _read_element(stream: _Stream, order: str) -> _Tag:
     tag = _read_tag(stream, order)
     if tag.data is not None:
         return tag
+    if tag.size > _LONGEST_PART:
+        raise stream.fail(
+            f"{tag.size} bytes before a matrix's values; {_LONGEST_PART} are the most"
+        )
     return _Tag(tag.kind, tag.size, stream.read(-(-tag.size // 8) * 8)[: tag.size])
 
 
@@ -175,6 +185,12 @@ def variables(path: Path) -> dict[str, Variable]:
                         raise DataError(
                             f"{path}: damaged: {header.values.size} bytes of {dtype} for "
                             f"{header.name} of shape {header.shape}"
+                        )
+                    most = (end - start) * (_MOST_TIMES if compressed else 1)
+                    if header.values.data is None and header.values.size > most:
+                        raise DataError(
+                            f"{path}: damaged: {header.name} announces {header.values.size} bytes, "
+                            f"its element holds at most {most}"
                         )
                     found[header.name] = Variable(
                         path,

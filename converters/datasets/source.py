@@ -51,13 +51,17 @@ class Source:
     def local_path(self, names: Iterable[str]) -> Path:
         """The first of `names` in `local`; `local` itself if it is a file."""
         assert self.local is not None
+        if self.local.exists() and not (self.local.is_file() or self.local.is_dir()):
+            raise DataError(f"--source {self.local}: neither a regular file nor a folder")
         if self.local.is_file():
             return self.local
         names = tuple(names)
         for name in names:
             path = self.local / name
-            if path.exists():
+            if path.is_file() or path.is_dir():
                 return path
+            if path.exists():
+                raise DataError(f"{path}: neither a regular file nor a folder")
         if not self.local.exists():
             raise DataError(f"--source {self.local}: no such file or folder")
         raise DataError(f"--source {self.local}: has none of {', '.join(names)}")

@@ -36,6 +36,9 @@ _SHAPE, _DATA, _DIFF, _DOUBLE_DATA = (
 )
 
 
+_MOST_AXES = 32  # Caffe's kMaxBlobAxes
+
+
 class Blob(NamedTuple):
     """A stored blob; `legacy` if its shape was given as num, channels, height, width."""
 
@@ -69,6 +72,10 @@ def decode_blob(wire: WireFile, within: Field | None = None, place: str = "") ->
         shape = [legacy.get(number, 0) for number in _LEGACY_DIMS]
     parts = doubles or data
     values = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, "<f4"), *parts])
+    if len(shape) > _MOST_AXES:
+        raise wire.fail(
+            f"{place and f'{place}: '}a shape of {len(shape)} axes; {_MOST_AXES} are the most"
+        )
     if any(dim < 0 for dim in shape) or values.size != math.prod(shape):
         raise wire.fail(
             f"{place and f'{place}: '}{values.size} values do not fill the shape {tuple(shape)} "

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -46,16 +47,25 @@ class DatabaseReader(Reader):
         self._values = self.records.values(self.position)
 
     def shapes(self) -> list[Shape]:
-        images, _ = self._decode_each([next(self.records.values())], 0)
+        with self._named():
+            images, _ = self._decode_each([next(self.records.values())], 0)
         shape = self.transform.shape(images[0].shape)
         return [(self.batch_size, *shape), (self.batch_size,)][: len(self.param.top)]
 
     def read(self) -> list[NDArray[np.float32]]:
-        records = list(islice(self._values, self.batch_size))
-        images, labels = self._decode(records)
+        with self._named():
+            images, labels = self._decode(list(islice(self._values, self.batch_size)))
         data = self.transform(images, self.random(0))
         self.position = (self.position + self.batch_size) % len(self.records)
         return [data, labels.astype(np.float32)]
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """An error of the database is one of this layer."""
+        try:
+            yield
+        except DataError as error:
+            raise self.fail(str(error)) from error
 
     def _decode(self, records: Sequence[Buffer]) -> tuple[Images, NDArray[np.int32]]:
         """Images (N, C, H, W) or, where crops make them alike, each of its size; labels (N,)."""

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from converters.environment import find_file
+from converters.formats.bounded_files import byte_order_mark, read_file
 from converters.formats.hdf5 import import_h5py
 from converters.readers.reader import READERS, Reader, Shape
+
+# Bytes that are not asked for; and how much larger than stored a compressed dataset may be.
+_SMALL, _MOST_TIMES = 1 << 26, 1100
 
 
 @READERS.add("HDF5Data")
@@ -24,11 +29,16 @@ class Hdf5Reader(Reader):
             raise self.fail("takes no transform_param")
         listed = self.find(param.source)
         try:
-            names = [os.fsdecode(name) for name in listed.read_bytes().split()]
+            content = read_file(listed)
         except OSError as error:
             raise self.fail(f"list {param.source} cannot be read: {error.strerror}") from error
+        if mark := byte_order_mark(content):
+            raise self.fail(f"list {param.source} begins with {mark}")
+        names = [os.fsdecode(name) for name in content.split()]
         if not names:
             raise self.fail(f"list {param.source} is empty")
+        if wrong := next((name for name in names if "\0" in name), None):
+            raise self.fail(f"list {param.source} names {wrong!r}, which no file can be called")
         self.files = [find_file(self.find(name), listed.parent) for name in names]
         # Rows read so far are in `position`; the file's place in its order is `file`.
         self.file = 0
@@ -47,7 +57,7 @@ class Hdf5Reader(Reader):
         if path != self._loaded:
             try:
                 with h5py.File(path, "r") as file:
-                    self.rows = [np.asarray(file[top], np.float32) for top in self.param.top]
+                    self.rows = [self._values(path, file, top) for top in self.param.top]
             except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
                 raise self.fail(
                     f"{path}: {error}; it needs datasets {list(self.param.top)}"
@@ -60,6 +70,21 @@ class Hdf5Reader(Reader):
         number = self.epoch * len(self.files) + self.file
         generator = np.random.default_rng((self.seed, 2, number))
         self._row_order = generator.permutation(counts[0]) if shuffled else np.arange(counts[0])
+
+    def _values(self, path: Path, file: Any, top: str) -> NDArray[np.float32]:
+        """The dataset `top`, of which a few stored bytes may announce any number of values."""
+        dataset = file[top]
+        if not hasattr(dataset, "dtype") or dataset.dtype.kind not in "fiub":
+            raise self.fail(f"{path}: {top} is no dataset of real numbers")
+        size, stored = dataset.size * 4, dataset.id.get_storage_size()
+        if size > max(_SMALL, stored * _MOST_TIMES):
+            raise self.fail(
+                f"{path}: {top} announces {size} bytes of values, but {stored} are stored"
+            )
+        try:
+            return np.asarray(dataset, np.float32)
+        except MemoryError as error:
+            raise self.fail(f"{path}: {top} needs {size} bytes of memory") from error
 
     def shapes(self) -> list[Shape]:
         return [(self.batch_size, *rows.shape[1:]) for rows in self.rows]

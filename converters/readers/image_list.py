@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.errors import DataError
+from converters.formats.bounded_files import read_file
 from converters.readers.reader import READERS, Reader, Shape
 from converters.records.image_list import read_image_list
-from converters.records.images import decode, opencv, planes
+from converters.records.images import LARGEST_IMAGE, decode, opencv, planes
 
 
 class ImageFileReader(Reader):
@@ -20,13 +21,17 @@ class ImageFileReader(Reader):
         """The bytes of an image file."""
         path = self.find(name)
         try:
-            return path.read_bytes()
+            return read_file(path)
         except (OSError, ValueError) as error:  # ValueError: a name with a NUL byte
-            raise self.fail(f"image {path} cannot be read: {error}") from error
+            reason = getattr(error, "strerror", None) or error
+            raise self.fail(f"image {path} cannot be read: {reason}") from error
 
     def decode(self, name: str, content: bytes, color: bool) -> NDArray[np.uint8]:
         """The pixels (H, W, 3) BGR or (H, W) of an image file's bytes."""
-        pixels = decode(content, color)
+        try:
+            pixels = decode(content, color)
+        except DataError as error:
+            raise self.fail(f"image {self.find(name)} {error}") from error
         if pixels is None:
             raise self.fail(f"image {self.find(name)} cannot be decoded")
         return pixels
@@ -39,6 +44,11 @@ class ImageListReader(ImageFileReader):
     def open(self) -> None:
         param = self.param.image_data_param
         self.batch_size = self.positive("batch_size", param.batch_size)
+        if param.new_height * param.new_width > LARGEST_IMAGE:
+            raise self.fail(
+                f"new_height {param.new_height} × new_width {param.new_width} are "
+                f"{param.new_height * param.new_width} pixels; {LARGEST_IMAGE} are the most"
+            )
         if (param.new_height == 0) != (param.new_width == 0):
             raise self.fail("give both new_height and new_width, or neither")
         try:

@@ -112,7 +112,9 @@ class Reader:
         return np.random.default_rng((self.seed, purpose, number))
 
     def positive(self, name: str, value: int) -> int:
-        """`value` if positive; otherwise the layer's error."""
+        """`value` if positive and one of Caffe's integers; otherwise the layer's error."""
+        if value >= 1 << 31:
+            raise self.fail(f"{name} {value} needs more than 31 bits")
         if value < 1:
             raise self.fail(f"{name} {value} must be positive")
         return value

@@ -17,9 +17,10 @@ layers/window_data_layer.cpp.
 
 from __future__ import annotations
 
+import io
 import os
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -27,8 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.errors import DataError
+from converters.formats.bounded_files import byte_order_mark, read_file
 from converters.readers.image_list import ImageFileReader
 from converters.readers.reader import READERS, Shape
+from converters.records.image_list import shown, whole_number
 from converters.records.images import opencv, planes
 
 Value = TypeVar("Value")
@@ -86,28 +89,25 @@ def read_windows(path: Path, fg_threshold: float, bg_threshold: float) -> Window
     images: list[str] = []
     background, foreground = array("i"), array("i")
     try:
-        with open(path, "rb") as file:
-            words = _Words(path, file)
-            while words.more():
-                image = words.take("an image index", _integer)
-                images.append(words.take("an image path", os.fsdecode))
-                channels = words.take("a number of channels", _integer)
-                if channels != _CHANNELS:
-                    raise words.fail(f"{channels} channels; images are read in colour, {_CHANNELS}")
-                for what in ("a height", "a width"):
-                    words.take(what, _integer)
-                for _ in range(words.take("a number of windows", _count)):
-                    label = words.take("a class", _integer)
-                    overlap = np.float32(words.take("an overlap", float))
-                    box = [words.take("a corner", _integer) for _ in range(4)]
-                    if overlap >= fg_threshold:
-                        if label < 1:
-                            raise words.fail(
-                                f"class {label} of a foreground window: 1 is the least"
-                            )
-                        foreground.extend((image, label, *box, words.line))
-                    elif overlap < bg_threshold:
-                        background.extend((image, 0, *box, words.line))
+        words = _Words(path, read_file(path))
+        while words.more():
+            image = words.take("an image index", whole_number)
+            images.append(words.take("an image path", os.fsdecode))
+            channels = words.take("a number of channels", whole_number)
+            if channels != _CHANNELS:
+                raise words.fail(f"{channels} channels; images are read in colour, {_CHANNELS}")
+            for what in ("a height", "a width"):
+                words.take(what, whole_number)
+            for _ in range(words.take("a number of windows", _count)):
+                label = words.take("a class", whole_number)
+                overlap = np.float32(words.take("an overlap", _fraction))
+                box = [words.take("a corner", whole_number) for _ in range(4)]
+                if overlap >= fg_threshold:
+                    if label < 1:
+                        raise words.fail(f"class {label} of a foreground window: 1 is the least")
+                    foreground.extend((image, label, *box, words.line))
+                elif overlap < bg_threshold:
+                    background.extend((image, 0, *box, words.line))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     found = WindowFile(images, _rows(background), _rows(foreground))
@@ -125,16 +125,19 @@ def read_windows(path: Path, fg_threshold: float, bg_threshold: float) -> Window
 class _Words:
     """The words of a window file in turn, and the line of the last one."""
 
-    def __init__(self, path: Path, file: Iterable[bytes]) -> None:
-        self.line = 0
+    def __init__(self, path: Path, content: bytes) -> None:
+        self.line = 1
         self._path = path
-        self._words = ((number, word) for number, row in enumerate(file, 1) for word in row.split())
+        if mark := byte_order_mark(content):
+            raise self.fail(f"begins with {mark}")
+        rows = enumerate(io.BytesIO(content), 1)
+        self._words = ((number, word) for number, row in rows for word in row.split())
 
     def more(self) -> bool:
         """Step over the `#` of the next image; False at the end of the file."""
         self.line, word = next(self._words, (self.line, b""))
         if word not in (b"", b"#"):
-            raise self.fail(f"{os.fsdecode(word)!r} where the # of an image is expected")
+            raise self.fail(f"{shown(word)} where the # of an image is expected")
         return bool(word)
 
     def take(self, what: str, kind: Callable[[bytes], Value]) -> Value:
@@ -144,7 +147,7 @@ class _Words:
             if word:
                 return kind(word)
         except ValueError as error:
-            raise self.fail(f"{os.fsdecode(word)!r} where {what} is expected") from error
+            raise self.fail(f"{shown(word)} where {what} is expected ({error})") from error
         raise self.fail(f"the file ends where {what} is expected")
 
     def fail(self, message: str) -> DataError:
@@ -152,15 +155,15 @@ class _Words:
         return DataError(f"{self._path}:{self.line}: {message}")
 
 
-def _integer(word: bytes) -> int:
-    value = int(word)
-    if not -(1 << 31) <= value < 1 << 31:
-        raise ValueError(f"{value} needs more than 32 bits")
+def _fraction(word: bytes) -> float:
+    value = float(word)
+    if value != value:
+        raise ValueError("not a number")
     return value
 
 
 def _count(word: bytes) -> int:
-    value = _integer(word)
+    value = whole_number(word)
     if value < 0:
         raise ValueError(f"{value} is negative")
     return value

@@ -303,7 +303,10 @@ def decode_image(image: Buffer, color: bool | None = None) -> Pixels:
         DataError: the bytes are no image that OpenCV can read, or not 8 bits deep.
         MissingExtraError: OpenCV is not installed.
     """
-    pixels = decode(image, color)
+    try:
+        pixels = decode(image, color)
+    except DataError as error:
+        raise DataError(f"holds a compressed image that {error}") from error
     if pixels is None:
         raise DataError(f"holds a compressed image that cannot be decoded ({len(image)} bytes)")
     if pixels.dtype != np.uint8:

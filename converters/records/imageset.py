@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.errors import DataError
+from converters.formats.bounded_files import read_file
 from converters.records.datum import describe, encode_datum, encode_image
 from converters.records.image_list import ImageList, read_image_list
-from converters.records.images import decode, opencv, planes
+from converters.records.images import LARGEST_IMAGE, decode, opencv, planes
 from converters.records.lmdb_writer import create_lmdb
 from converters.reporting import SILENT, Reporter
 
@@ -75,6 +76,12 @@ def convert_imageset(
         OutputError: `out` exists or cannot be written.
         MissingExtraError: OpenCV is not installed.
     """
+    resize = settings.resize
+    if resize is not None and resize.height * resize.width > LARGEST_IMAGE:
+        raise DataError(
+            f"--resize {resize.height}x{resize.width}: {resize.height * resize.width} pixels; "
+            f"{LARGEST_IMAGE} are the most"
+        )
     images = read_image_list(list_file)
     order = np.arange(len(images.names))
     if settings.shuffle is not None:
@@ -124,11 +131,13 @@ def _read_all(
 def _read_image(path: str, label: int, settings: Settings) -> _Record | None:
     """One image as a record; None if there is no image at `path`."""
     try:
-        with open(path, "rb") as file:
-            content = file.read()
+        content = read_file(path)
     except (OSError, ValueError):  # ValueError: a name with a NUL byte
         return None
-    pixels = decode(content, not settings.gray)
+    try:
+        pixels = decode(content, not settings.gray)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
     if pixels is None:
         return None
     if settings.resize is not None:

@@ -37,10 +37,9 @@ class LmdbWriter:
         self._waiting: list[tuple[bytes, Buffer]] = []
         self._waiting_bytes = 0
         self._last_key = b""
-        # Nothing is synced until the end: the file has no name that anybody would open.
-        self._env = lmdb.open(
-            str(file), subdir=False, lock=False, sync=False, meminit=False, map_size=map_size
-        )
+        # Nothing is synced until the end: the file has no name that anybody would open. LMDB clears
+        # new pages (meminit), else what is free in them would differ between two builds.
+        self._env = lmdb.open(str(file), subdir=False, lock=False, sync=False, map_size=map_size)
 
     def put(self, key: bytes, value: Buffer) -> None:
         """Append one record.

@@ -87,6 +87,9 @@ def read_mean(path: str | Path) -> NDArray[np.float32]:
     Raises:
         DataError: no such file, or it holds no mean image.
     """
+    # Looked at first: a pipe would wait for somebody to write, and a device has no size.
+    if Path(path).exists() and not Path(path).is_file():
+        raise DataError(f"{path}: no regular file, so no mean file")
     array = read_blob(path, DataError, "mean file (a BlobProto)")
     shape = array.shape[-3:]
     if len(shape) < 3 or array.size == 0 or array.size != np.prod(shape):

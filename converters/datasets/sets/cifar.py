@@ -41,6 +41,12 @@ class _Format(NamedTuple):
     folder: str
     files: Mapping[Split, tuple[str, ...]]
     labels: tuple[str, ...]
+    records: int  # of the largest file
+
+    @property
+    def record(self) -> int:
+        """Bytes of a record."""
+        return len(self.labels) + _PIXELS
 
 
 _CIFAR10 = _Format(
@@ -55,6 +61,7 @@ _CIFAR10 = _Format(
         "test": ("test_batch.bin",),
     },
     ("fine",),
+    10_000,
 )
 _CIFAR100 = _Format(
     Archive(
@@ -65,6 +72,7 @@ _CIFAR100 = _Format(
     "cifar-100-binary",
     {"train": ("train.bin",), "test": ("test.bin",)},
     ("coarse", "fine"),
+    50_000,
 )
 
 
@@ -76,13 +84,15 @@ def _read(form: _Format, source: Source, split: Split, chosen: str) -> Iterator[
         folder = path if path.is_dir() else path.parent
         streams = _files(folder, names)
     else:
-        streams = _archived(path, names)
+        streams = _archived(path, names, form.records * form.record)
     for name, stream in streams:
-        yield from _records(stream, len(form.labels), label, name)
+        yield from _records(stream, form, label, name)
 
 
 def _files(folder: Path, names: tuple[str, ...]) -> Iterator[tuple[str, Readable]]:
     for name in names:
+        if not (folder / name).is_file():
+            raise DataError(f"{folder / name}: no such file, or no regular one")
         try:
             with open(folder / name, "rb") as stream:
                 yield str(folder / name), stream
@@ -90,12 +100,16 @@ def _files(folder: Path, names: tuple[str, ...]) -> Iterator[tuple[str, Readable
             raise DataError(f"{folder / name}: cannot be read: {error.strerror}") from error
 
 
-def _archived(path: Path, names: tuple[str, ...]) -> Iterator[tuple[str, Readable]]:
+def _archived(path: Path, names: tuple[str, ...], largest: int) -> Iterator[tuple[str, Readable]]:
     """The members `names`, in that order, from one pass; those that come too early are kept."""
     early: dict[str, bytes] = {}
     due = list(names)
     for member in members(path):
         name = PurePosixPath(member.name).name
+        if name in due and member.size > largest:
+            raise DataError(
+                f"{path}: {member.name} announces {member.size} bytes; the set's has {largest}"
+            )
         if due and name == due[0]:
             yield f"{path}: {member.name}", member.stream
             due.pop(0)
@@ -108,12 +122,15 @@ def _archived(path: Path, names: tuple[str, ...]) -> Iterator[tuple[str, Readabl
     raise DataError(f"{path}: has no {', '.join(due)} in it")
 
 
-def _records(stream: Readable, labels: int, label: int, name: str) -> Iterator[Images]:
-    size = labels + _PIXELS
+def _records(stream: Readable, form: _Format, label: int, name: str) -> Iterator[Images]:
+    size, labels, count = form.record, len(form.labels), 0
     while block := stream.read(BLOCK * size):
         if len(block) % size:
             raise DataError(f"{name}: truncated: ends inside a record of {size} bytes")
         rows = np.frombuffer(block, np.uint8).reshape(-1, size)
+        count += len(rows)
+        if count > form.records:
+            raise DataError(f"{name}: has more than {form.records} records")
         yield Images(rows[:, labels:].reshape(-1, 3, 32, 32), rows[:, label])
 
 

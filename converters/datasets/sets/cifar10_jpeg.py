@@ -22,12 +22,15 @@ from converters.datasets.registry import (
 from converters.datasets.source import Source
 from converters.datasets.tar_members import members
 from converters.errors import DataError
+from converters.formats.bounded_files import read_file
 from converters.records.datum import decode_image
 from converters.records.images import Pixels
 
 ARCHIVE = "cifar10-jpeg.tar.gz"
 SEED = 0
 _SUFFIXES = (".jpg", ".jpeg", ".png")
+# Bytes: a file has about a thousand; those of an archive are held together.
+_LARGEST_FILE, _LARGEST_SET = 1 << 20, 1 << 30
 
 
 def _read(source: Source, split: Split, chosen: str) -> Iterator[Images]:
@@ -52,11 +55,19 @@ def _read(source: Source, split: Split, chosen: str) -> Iterator[Images]:
 
 
 def _archived(path: Path, split: Split) -> dict[str, bytes | Path]:
-    return {
-        member.name: member.stream.read()
-        for member in members(path)
-        if _belongs(PurePosixPath(member.name), split)
-    }
+    found: dict[str, bytes | Path] = {}
+    total = 0
+    for member in members(path):
+        if not _belongs(PurePosixPath(member.name), split):
+            continue
+        total += member.size
+        if member.size > _LARGEST_FILE or total > _LARGEST_SET:
+            raise DataError(
+                f"{path}: {member.name}: {member.size} bytes, {total} up to here; the most are "
+                f"{_LARGEST_FILE} for an image and {_LARGEST_SET} together"
+            )
+        found[member.name] = member.stream.read()
+    return found
 
 
 def _unpacked(root: Path, split: Split) -> dict[str, bytes | Path]:
@@ -78,7 +89,7 @@ def _class(name: str) -> str:
 
 def _decode(path: Path, name: str, content: bytes | Path) -> Pixels:
     try:
-        data = content.read_bytes() if isinstance(content, Path) else content
+        data = read_file(content, _LARGEST_FILE) if isinstance(content, Path) else content
         return decode_image(data, color=True)
     except (OSError, DataError) as error:
         raise DataError(f"{path}: {name}: {error}") from error

@@ -45,7 +45,8 @@ _ARCHIVES = {
 # idx, big-endian: two zero bytes, the type (8: unsigned byte), the number of dimensions, then each
 # dimension as u32, then the values.
 _UBYTE = 0x0800
-_MOST_PIXELS = 1 << 20  # of an image; what announces more is no set of this kind
+# What announces more pixels of an image, or more images, is no set of this kind.
+_MOST_PIXELS, _MOST_IMAGES = 1 << 16, 1 << 20
 
 
 def _read(source: Source, split: Split, chosen: str) -> Iterator[Images]:
@@ -58,6 +59,10 @@ def _read(source: Source, split: Split, chosen: str) -> Iterator[Images]:
             (label_count,) = _dimensions(labels, paths[1], 1)
             if not 0 < height * width <= _MOST_PIXELS:
                 raise DataError(f"{paths[0]}: images of {height}×{width}, expected 28×28")
+            if count > _MOST_IMAGES:
+                raise DataError(
+                    f"{paths[0]}: announces {count} images; {_MOST_IMAGES} are the most"
+                )
             if count != label_count:
                 raise DataError(f"{paths[1]}: {label_count} labels for {count} images")
             for start in range(0, count, BLOCK):

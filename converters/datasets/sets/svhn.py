@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -39,12 +40,13 @@ def _images(path: Path) -> Iterator[Images]:
     found = variables(path)
     if not {"X", "y"} <= found.keys():
         raise DataError(f"{path}: has no variables X and y; is it SVHN's format 2 (32×32)?")
-    pixels = found["X"]
-    labels = _labels(path, found["y"])
-    if pixels.shape != (32, 32, 3, len(labels)) or pixels.dtype != np.uint8:
+    pixels, count = found["X"], prod(found["y"].shape)
+    # Before the labels are read: of a damaged file they may be any number.
+    if pixels.shape != (32, 32, 3, count) or pixels.dtype != np.uint8:
         raise DataError(
-            f"{path}: X is {pixels.shape} of {pixels.dtype}, expected 32×32×3×{len(labels)} bytes"
+            f"{path}: X is {pixels.shape} of {pixels.dtype}, expected 32×32×3×{count} bytes"
         )
+    labels = _labels(path, found["y"])
     # MATLAB's first index runs fastest: a file's image is (channel, column, row).
     size = 32 * 32 * 3
     for start, data in pixels.blocks(BLOCK * size):

@@ -1,0 +1,390 @@
+"""LMDB's file format, as far as reading a database in key order needs it.
+
+The pages are read, not mapped, and each is checked before anything in it is believed: a damaged
+file, or one that is cut while it is read, ends in a DataError. LMDB itself would follow what a
+damaged page says, to the end of its process. Only pages that are asked for are read, so opening
+takes the same time for any size of file. `converters.records.lmdb_reader` makes records of it.
+
+Format (LMDB 0.9, data version 1, 64 bits, the machine's byte order): pages of equal size, each with
+its number, flags, and where its free space lies, or how many pages it goes on over. The first two
+are meta pages, written in turn; the one of the later transaction says where the tree begins. Branch
+pages hold the numbers of pages below, leaf pages the records; a value that is too long for a leaf
+lies in overflow pages of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.errors import DataError
+
+# A meta page: number, pad, flags, lower, upper; magic, version, address, map size; then two MDB_db,
+# of the free pages and of the records: pad (the first one's is the page size), flags, depth,
+# branch, leaf and overflow pages, entries, root; last page, transaction.
+_META = struct.Struct("=QHHHHIIQQ" + "IHHQQQQQ" * 2 + "QQ")
+_HEADER = 16  # bytes: number (8), pad (2), flags (2), lower and upper (2 each) or pages (4)
+_OVERFLOW_PAGE = struct.Struct("=QHHI")
+# A node's first 8 bytes: the value's size (4), flags (2), key size (2); in a branch the first 6 are
+# the number of a page. Key and value follow.
+_NODE = 8
+_FOUR = np.arange(4)[:, np.newaxis]
+
+_BRANCH, _LEAF, _OVERFLOW, _IS_META, _KIND = 0x01, 0x02, 0x04, 0x08, 0x6F
+_BIG, _SUBTREE = 0x01, 0x02 | 0x04  # flags of a leaf's node: in overflow pages; no record at all
+_OTHER_ORDER = 0x02 | 0x08  # flags of a database: keys compared from the end, or as integers
+_MAGIC, _VERSION = 0xBEEFC0DE, 1
+_SMALLEST_PAGE, _LARGEST_PAGE = 256, 1 << 15
+_DEEPEST = 32  # LMDB's own limit
+_NO_PAGE = (1 << 64) - 1
+_FIRST_PAGE = 2
+_LEAST_RECORD = _NODE + 2  # with its place in the page
+
+# Bytes of neighbouring pages that are read at once. Blocks of 128 KiB and more would come fresh
+# from the system each time, which takes longer than to read them.
+_RUN = 120 << 10
+# Leaves that are checked at once; the first ones are fewer, so that reading begins soon.
+_FIRST_LEAVES, _MOST_LEAVES = 2, 30
+
+
+class Meta(NamedTuple):
+    """What a meta page says."""
+
+    page_size: int
+    flags: int
+    depth: int
+    entries: int
+    root: int
+    last_page: int
+    transaction: int
+
+
+class Leaves(NamedTuple):
+    """Neighbouring leaf pages that were checked, and where in `block` their records lie."""
+
+    block: bytes
+    begins: NDArray[np.int64]  # of the values
+    sizes: NDArray[np.int64]
+    key_sizes: NDArray[np.int64]
+    big: NDArray[np.bool_]  # in overflow pages: `begins` is where the number of the first lies
+    firsts: NDArray[np.int64]  # which records are the first of their pages
+
+    def __len__(self) -> int:
+        return len(self.begins)
+
+    def key(self, index: int) -> bytes:
+        """The key of a record."""
+        begin = int(self.begins[index])
+        return self.block[begin - int(self.key_sizes[index]) : begin]
+
+
+class _Nodes(NamedTuple):
+    """Nodes of some pages: each one's page, place in the block, head: 16 bits each (4, N)."""
+
+    row: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    heads: NDArray[np.int64]
+
+
+class LmdbPages:
+    """The tree of an LMDB file, of its last transaction; several may walk it at once.
+
+    Raises:
+        DataError: no LMDB data file of this kind of machine, or one that is truncated or whose
+            meta page is damaged.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.path = file
+        try:
+            self._file = open(file, "rb", buffering=0)  # noqa: SIM115 (closed by `close`)
+        except OSError as error:
+            raise DataError(f"{file}: cannot be read: {error.strerror}") from error
+        try:
+            self._opened = os.fstat(self._file.fileno())
+            if not self._opened.st_size:
+                raise DataError(f"{file}: empty; build the database again")
+            self.meta = max(self._metas(), key=lambda meta: meta.transaction)
+            self._check_meta()
+            self._page = np.dtype(
+                {
+                    "names": ["number", "flags", "lower", "upper"],
+                    "formats": [np.uint64, np.uint16, np.uint16, np.uint16],
+                    "offsets": [0, 10, 12, 14],
+                    "itemsize": self.meta.page_size,
+                }
+            )
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Release the file; a second call does nothing. Values that were read stay."""
+        self._file.close()
+
+    # ------------------------------------------------------------ the walk
+
+    def leaves(self) -> Iterator[Leaves]:
+        """The leaf pages in key order, some at once.
+
+        Raises:
+            DataError: a page is damaged, a value is no record but a tree of its own, or the file
+                was cut or cannot be read.
+        """
+        count, last_key = _FIRST_LEAVES, b""
+        for numbers in self._leaf_numbers([self.meta.root], 1):
+            start = 0
+            while start < len(numbers):
+                some = numbers[start : start + count]
+                leaves = self._leaves(some)
+                last_key = self._check_order(leaves, some, last_key)
+                yield leaves
+                start, count = start + count, min(2 * count, _MOST_LEAVES)
+
+    def values(self, leaves: Leaves) -> Iterator[memoryview]:
+        """The values of the leaves' records; raises as `leaves`."""
+        block, big = memoryview(leaves.block), leaves.big
+        begins, ends = leaves.begins.tolist(), (leaves.begins + leaves.sizes).tolist()
+        if not big.any():
+            return (block[begin:end] for begin, end in zip(begins, ends))
+        values = self._big_values(leaves)
+        if big.all():
+            return values
+        return (
+            next(values) if is_big else block[begin:end]
+            for begin, end, is_big in zip(begins, ends, big.tolist())
+        )
+
+    def _leaf_numbers(self, numbers: list[int], level: int) -> Iterator[list[int]]:
+        """The leaf pages at or below the pages `numbers` of a level, which is the root's at 1."""
+        if level == self.meta.depth:
+            yield numbers
+            return
+        for number in numbers:
+            page = self._read(number * self.meta.page_size, self.meta.page_size)
+            row, _, (low, middle, high, _) = self._nodes([number], page, _BRANCH)
+            children = low | middle << 16 | high << 32
+            inside = (children >= _FIRST_PAGE) & (children <= self.meta.last_page)
+            self._require(inside, [number], row, "a page below it lies outside the file")
+            yield from self._leaf_numbers(children.tolist(), level + 1)
+
+    def _leaves(self, numbers: Sequence[int]) -> Leaves:
+        """The leaf pages `numbers`."""
+        block = b"".join([data for _, _, _, data in self._runs(numbers, [1] * len(numbers))])
+        row, starts, nodes = self._nodes(numbers, block, _LEAF)
+        low, high, flags, key_sizes = nodes
+        if (flags & _SUBTREE).any():
+            raise DataError(
+                f"{self.path}: holds named databases or several values for a key; Caffe's "
+                "databases have one record for each key"
+            )
+        big, sizes = flags == _BIG, low | high << 16
+        begins = starts + _NODE + key_sizes
+        ends = begins + np.where(big, 8, sizes)
+        whole = (ends <= (row + 1) * self.meta.page_size) & (flags <= _BIG)
+        self._require(whole, numbers, row, "a record passes its end")
+        firsts = np.searchsorted(row, np.arange(len(numbers)))
+        return Leaves(block, begins, sizes, key_sizes, big, firsts)
+
+    def _nodes(self, numbers: Sequence[int], block: bytes, kind: int) -> _Nodes:
+        """The nodes of the pages `numbers`, which `block` holds, all in one pass of NumPy."""
+        size = self.meta.page_size
+        pages = np.frombuffer(block, self._page)
+        lower, upper = pages["lower"].astype(np.int64), pages["upper"].astype(np.int64)
+        self._require(
+            pages["number"] == np.array(numbers, np.uint64), numbers, None, "it has another number"
+        )
+        what = "leaf" if kind == _LEAF else "branch"
+        self._require(pages["flags"] & _KIND == kind, numbers, None, f"it is no {what} page")
+        bounded = (lower > _HEADER) & (lower <= upper) & (upper <= size) & (lower % 2 == 0)
+        self._require(bounded, numbers, None, "its bounds are wrong")
+        counts = (lower - _HEADER) // 2
+        row = np.repeat(np.arange(len(numbers)), counts)
+        before = np.repeat(np.cumsum(counts) - counts, counts)  # records of earlier pages
+        halves = np.frombuffer(block, np.uint16)
+        starts = row * size
+        places = halves[(starts + _HEADER) // 2 + np.arange(len(row)) - before].astype(np.int64)
+        inside = (places >= upper[row]) & (places <= size - _NODE) & (places % 2 == 0)
+        self._require(inside, numbers, row, "a node lies outside it")
+        starts += places
+        return _Nodes(row, starts, halves[starts // 2 + _FOUR].astype(np.int64))
+
+    def _require(
+        self,
+        right: NDArray[np.bool_],
+        numbers: Sequence[int],
+        row: NDArray[np.int64] | None,
+        reason: str,
+    ) -> None:
+        """Raise for the first that is not right, a page or, with `row`, a node of page row[…]."""
+        if not right.all():
+            wrong = int(right.argmin())
+            raise self.fail(numbers[wrong if row is None else int(row[wrong])], reason)
+
+    def _check_order(self, leaves: Leaves, numbers: Sequence[int], last_key: bytes) -> bytes:
+        """Pages that were exchanged are whole, but their keys no longer ascend; the last key."""
+        if self.meta.flags & _OTHER_ORDER:
+            return last_key
+        block, ends = leaves.block, leaves.begins
+        begins = ends - leaves.key_sizes
+        first, last = leaves.firsts, np.append(leaves.firsts[1:], len(leaves)) - 1
+        corners = (begins[first], ends[first], begins[last], ends[last])
+        for number, a, b, c, d in zip(numbers, *(side.tolist() for side in corners)):
+            if last_key and block[a:b] <= last_key:
+                raise self.fail(number, "its keys come before those of the page before it")
+            last_key = block[c:d]
+        return last_key
+
+    def _big_values(self, leaves: Leaves) -> Iterator[memoryview]:
+        """Those values of the leaves that lie in overflow pages."""
+        page_size, last_page, unpack = (
+            self.meta.page_size,
+            self.meta.last_page,
+            _OVERFLOW_PAGE.unpack_from,
+        )
+        octets = np.frombuffer(leaves.block, np.uint8)
+        begins, sizes = leaves.begins[leaves.big], leaves.sizes[leaves.big].tolist()
+        firsts = octets[begins[:, np.newaxis] + np.arange(8)].view(np.uint64).ravel().tolist()
+        counts = [(_HEADER - 1 + size) // page_size + 1 for size in sizes]
+        for first, count, size in zip(firsts, counts, sizes):
+            if not _FIRST_PAGE <= first <= last_page + 1 - count:
+                raise self.fail(
+                    first, f"a value of {size} bytes there passes the last page, {last_page}"
+                )
+        for start, stop, run, block in self._runs(firsts, counts):
+            data = memoryview(block)
+            for first, count, size in zip(
+                firsts[start:stop], counts[start:stop], sizes[start:stop]
+            ):
+                at = (first - run) * page_size
+                number, _, flags, pages = unpack(data, at)
+                if number != first or flags & _KIND != _OVERFLOW or pages < count:
+                    raise self.fail(
+                        first, f"it begins no {count} pages for a value of {size} bytes"
+                    )
+                at += _HEADER
+                yield data[at : at + size]
+
+    # ------------------------------------------------------------ reading
+
+    def _runs(
+        self, firsts: Sequence[int], counts: Sequence[int]
+    ) -> Iterator[tuple[int, int, int, bytes]]:
+        """Extents of the file, counts[i] pages from page firsts[i]; neighbours are read at once.
+
+        Yields (start, stop, first page, bytes) for the extents start … stop of each run.
+        """
+        size = self.meta.page_size
+        most, stop = max(1, _RUN // size), 0
+        while stop < len(firsts):
+            start, first = stop, firsts[stop]
+            end = first + counts[start]
+            stop += 1
+            while stop < len(firsts) and firsts[stop] == end and end + counts[stop] - first <= most:
+                end += counts[stop]
+                stop += 1
+            yield start, stop, first, self._read(first * size, (end - first) * size)
+
+    def _read(self, offset: int, size: int) -> bytes:
+        """`size` bytes of the file at `offset`."""
+        try:
+            data = os.pread(self._file.fileno(), size, offset)
+            while len(data) < size:  # Linux gives at most 2 GiB at once
+                piece = os.pread(self._file.fileno(), size - len(data), offset + len(data))
+                if not piece:
+                    raise DataError(
+                        f"{self.path}: truncated: it ends at byte {offset + len(data)}, inside a "
+                        f"page; {self._changed_text()}copy or build the database again"
+                    )
+                data += piece
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be read: {error.strerror}") from error
+        return data
+
+    def fail(self, number: int, reason: str) -> DataError:
+        """The error for a damaged page."""
+        return DataError(
+            f"{self.path}: damaged: page {number}: {reason}; {self._changed_text()}copy or build "
+            "the database again"
+        )
+
+    def _changed_text(self) -> str:
+        return "the file changed while it was read; " if self.changed() else ""
+
+    # ------------------------------------------------------------ the meta pages
+
+    def _metas(self) -> tuple[Meta, Meta]:
+        first = self._meta_at(0)
+        if first is None:
+            raise DataError(f"{self.path}: not an LMDB data file (or one of a 32-bit machine)")
+        second = self._meta_at(first.page_size)
+        if second is None:
+            raise DataError(
+                f"{self.path}: truncated inside its second page; build the database again"
+            )
+        return first, second
+
+    def _meta_at(self, offset: int) -> Meta | None:
+        try:
+            data = os.pread(self._file.fileno(), _META.size, offset)
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be read: {error.strerror}") from error
+        if len(data) < _META.size:
+            return None
+        fields = _META.unpack(data)
+        page_size = fields[9]
+        if not fields[2] & _IS_META or fields[5:7] != (_MAGIC, _VERSION):
+            return None
+        if page_size & page_size - 1 or not _SMALLEST_PAGE <= page_size <= _LARGEST_PAGE:
+            return None
+        return Meta(page_size, *fields[18:20], *fields[23:27])
+
+    def _check_meta(self) -> None:
+        meta, size = self.meta, self._opened.st_size
+        needed = (meta.last_page + 1) * meta.page_size
+        if size < needed:
+            raise DataError(
+                f"{self.path}: truncated: {size} bytes of {needed}; copy or build the database "
+                "again"
+            )
+        if meta.root == _NO_PAGE and not meta.entries:
+            return
+        if (
+            not _FIRST_PAGE <= meta.root <= meta.last_page
+            or not 1 <= meta.depth <= _DEEPEST
+            or not 1 <= meta.entries <= size // _LEAST_RECORD
+        ):
+            raise DataError(
+                f"{self.path}: damaged: its meta page announces {meta.entries} records in a tree "
+                f"of depth {meta.depth} at page {meta.root} of {meta.last_page + 1}; copy or build "
+                "the database again"
+            )
+
+    def changed(self) -> bool:
+        """Whether the file has other bytes than when it was opened, those of the tree included.
+
+        One commit by another process changes none of the tree's pages: LMDB writes to others, and
+        to the older meta page. The second may.
+        """
+        now = os.fstat(self._file.fileno())
+        if (now.st_size, now.st_mtime_ns) == (self._opened.st_size, self._opened.st_mtime_ns):
+            return False
+        try:
+            metas = self._metas()
+        except DataError:
+            return True
+        newest = max(meta.transaction for meta in metas)
+        return self.meta not in metas or newest != self.meta.transaction + 1
+
+    def replaced(self) -> bool:
+        """Whether another file, or none, stands at its path now."""
+        try:
+            return not os.path.samestat(os.stat(self.path), self._opened)
+        except OSError:
+            return True
