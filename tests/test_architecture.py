@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("converters", "prototxt_gen", "gmnet_pt")
 ORDER = (
     "converters.errors",
+    "converters.memory",
     "converters.environment",
     "converters.registry",
     "converters.reporting",

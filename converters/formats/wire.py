@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from converters.errors import CaffeError
+from converters.formats.input_files import require_regular_file
 
 Chunk = bytes | memoryview
 
@@ -186,7 +187,8 @@ class WireFile(NamedTuple):
 
 @contextmanager
 def opened_wire(path: str | Path, what: str, error: type[CaffeError]) -> Iterator[WireFile]:
-    """The binary file at `path`, raising `error` if it is absent or empty."""
+    """The binary file at `path`, raising `error` if it is absent, empty or no regular file."""
+    require_regular_file(path, error)
     try:
         file = open(path, "rb")  # noqa: SIM115 (closed below)
     except OSError as reason:
