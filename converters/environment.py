@@ -19,12 +19,16 @@ def find_file(path: str | Path, folder: str | Path) -> Path:
 
 
 class Environment(NamedTuple):
-    """What a layer may know about the net it stands in; `source` names the net in errors."""
+    """What a layer may know about the net it stands in; `source` names the net in errors.
+
+    `may_write` is False where the net is only looked at: its layers write no files then.
+    """
 
     source: str
     phase: str
     folder: str = "."
     allow_python_layers: bool = False
+    may_write: bool = True
 
     def find(self, path: str | Path) -> Path:
         """The file that a path of the prototxt means (`find_file`)."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from converters.errors import CaffeError
+from converters.net.failures import explained
 
 
 class Command(NamedTuple):
@@ -25,7 +26,7 @@ def run_guarded(main: Callable[[], int]) -> int:
     0 success; 1 bad input or output; 2 wrong usage (argparse); 130 interrupted.
     """
     try:
-        return main()
+        return explained(main)
     except CaffeError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

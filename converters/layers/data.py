@@ -192,11 +192,16 @@ class DummyData(Layer):
 class HDF5Output(Layer):
     """Write bottoms `data` and `label` of the last forward to an HDF5 file.
 
-    Source: Caffe layers/hdf5_output_layer.cpp: the file holds the newest batch.
+    Source: Caffe layers/hdf5_output_layer.cpp: the file holds the newest batch. Where a net is
+    only tried or measured (`Environment.may_write`) nothing is written.
     """
 
     bottoms = Count(2, 2)
     tops = Count(0, 0)
+    differences = (
+        "`check`, `time`, `features` and `classify` write nothing; training, `gmnet_pt.test` and a "
+        "net of `load_net` do"
+    )
 
     def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
         if not self.param.hdf5_output_param.file_name:
@@ -212,6 +217,8 @@ class HDF5Output(Layer):
         return []
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> tuple[Tensor, ...]:
+        if not self.environment.may_write:
+            return ()
         with created_hdf5(self.param.hdf5_output_param.file_name) as file:
             for name, x in zip(("data", "label"), bottoms):
                 file[name] = x.detach().cpu().numpy().reshape(_four_axes(tuple(x.shape)))
