@@ -8,13 +8,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from converters.raw_text import file_name
+
 
 def find_file(path: str | Path, folder: str | Path) -> Path:
     """A path inside a prototxt: from the working directory, as in Caffe, then from `folder`.
 
     Where it is in neither, the path as it stands.
     """
-    direct, beside = Path(path), Path(folder) / path
+    named = file_name(str(path))
+    direct, beside = Path(named), Path(folder) / named
     return beside if not direct.exists() and beside.exists() else direct
 
 

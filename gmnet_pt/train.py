@@ -17,6 +17,7 @@ from types import FrameType
 from converters.command_line.net_options import add_python_option, add_stage_option
 from converters.command_line.program import run_program
 from converters.prototxt.text import to_text
+from converters.raw_text import file_name
 from gmnet_pt.log.events import Message
 from gmnet_pt.log.open_log import open_log
 from gmnet_pt.log.provenance import describe_run
@@ -110,7 +111,8 @@ def run(args: argparse.Namespace) -> int:
     signals = Signals(Request(args.sigint_effect), Request(args.sighup_effect))
     choice = solver_choice(args)
     param = choice.file.param
-    with open_log(args.log, Path(param.snapshot_prefix).parent, args.tensorboard) as log:
+    folder = Path(file_name(param.snapshot_prefix)).parent
+    with open_log(args.log, folder, args.tensorboard) as log:
         device, _ = choose_device(param, choice.device)
         log.show(describe_run(to_text(param), str(device), args.precision))
         if args.precision != "fp32":

@@ -12,6 +12,7 @@ PACKAGES = ("converters", "prototxt_gen", "gmnet_pt")
 ORDER = (
     "converters.errors",
     "converters.memory",
+    "converters.raw_text",
     "converters.environment",
     "converters.registry",
     "converters.reporting",

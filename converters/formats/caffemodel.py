@@ -39,6 +39,7 @@ from converters.formats.wire import (
 )
 from converters.proto import caffe_pb2 as pb
 from converters.proto.legacy import PADDING, v0_type, v1_type
+from converters.raw_text import is_utf8, serialized
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +184,7 @@ def fill_caffemodel(
         header = pb.NetParameter()
         header.CopyFrom(net)
         header.ClearField("layer")
-        file.write(header.SerializeToString())
+        file.write(serialized(header))
         for layer, key in zip(net.layer, keys, strict=True):
             layer_diffs = None if diffs is None else diffs.get(key)
             chunks = _encode_layer(layer, blobs.get(key, ()), layer_diffs)
@@ -273,11 +274,11 @@ def _encode_layer(
     for field, _ in layer.ListFields():
         (before if field.number >= _LAYER_BLOBS else after).ClearField(field.name)
     after.ClearField("blobs")
-    chunks: list[Chunk] = [before.SerializeToString()]
+    chunks: list[Chunk] = [serialized(before)]
     beside = [None] * len(blobs) if diffs is None else diffs
     for blob, diff in zip(blobs, beside, strict=True):
         chunks += message_field(_LAYER_BLOBS, encode_blob(blob, diff))
-    return [*chunks, after.SerializeToString()]
+    return [*chunks, serialized(after)]
 
 
 def _read_hdf5(path: str | Path, names: Collection[str]) -> Iterator[StoredLayer]:
@@ -352,7 +353,7 @@ def _write_group(
     path: str | Path, parent: Any, name: str, blobs: Mapping[int, npt.NDArray[Any]]
 ) -> None:
     parts = name.split("/")
-    if "" in parts or "." in parts:
+    if "" in parts or "." in parts or not is_utf8(name):
         raise WeightsError(f'{path}: HDF5 cannot hold a layer named "{name}"; write a .caffemodel')
     arrays = {str(index): np.asarray(blob, dtype="<f4") for index, blob in blobs.items()}
     try:

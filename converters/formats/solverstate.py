@@ -29,6 +29,7 @@ from converters.formats.hdf5 import (
 from converters.formats.whole_files import written_beside
 from converters.formats.wire import BYTES, VARINT, message_field, opened_wire, write_chunks
 from converters.proto import caffe_pb2 as pb
+from converters.raw_text import decoded, encoded, serialized, storable
 
 log = logging.getLogger(__name__)
 
@@ -115,9 +116,9 @@ def fill_solverstate(partial: Path, path: str | Path, state: SolverState) -> Non
     if partial.suffix == ".h5":
         _write_hdf5(partial, path, state)
         return
-    begin = pb.SolverState(iter=state.iter, learned_net=state.learned_net)
+    begin = pb.SolverState(iter=state.iter, learned_net=storable(state.learned_net))
     with open(partial, "wb") as file:
-        file.write(begin.SerializeToString())
+        file.write(serialized(begin))
         for array in state.history:
             write_chunks(file, message_field(_HISTORY, encode_blob(array)))
         file.write(pb.SolverState(current_step=state.current_step).SerializeToString())
@@ -157,7 +158,7 @@ def _string(file: Any, name: str) -> str:
     text = item[()]
     if not isinstance(text, bytes):
         raise ValueError(f"/{name} is no string")
-    return text.decode(errors="replace")
+    return decoded(text)
 
 
 def _write_hdf5(partial: Path, path: str | Path, state: SolverState) -> None:
@@ -173,7 +174,7 @@ def _write_hdf5(partial: Path, path: str | Path, state: SolverState) -> None:
 
 def _write_string(h5py: Any, file: Any, name: str, text: str) -> None:
     """A scalar string with its final zero byte, as C programs read it; h5py alone omits that."""
-    content = text.encode() + b"\0"
+    content = encoded(text) + b"\0"
     kind = h5py.h5t.C_S1.copy()
     kind.set_size(len(content))
     space = h5py.h5s.create(h5py.h5s.SCALAR)

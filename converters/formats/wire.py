@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from converters.errors import CaffeError
 from converters.formats.input_files import require_regular_file
+from converters.raw_text import decoded
 
 Chunk = bytes | memoryview
 
@@ -102,8 +103,8 @@ class WireFile(NamedTuple):
         return (within.start, within.end) if within else (0, len(self.content))
 
     def text(self, field: Field) -> str:
-        """A string field."""
-        return self.content[field.start : field.end].decode("utf-8", errors="replace")
+        """A string field; what is not UTF-8 is kept as `converters.raw_text` says."""
+        return decoded(self.content[field.start : field.end])
 
     def field(self, at: int, end: int) -> Field:
         """The field that begins at `at` in a message that ends at `end`."""

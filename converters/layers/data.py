@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from converters.formats.hdf5 import created_hdf5
 from converters.layers.registry import BlobSpec, Count, Family, Layer, LayerState, Shape
 from converters.proto import caffe_pb2 as pb
+from converters.raw_text import file_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -219,7 +220,7 @@ class HDF5Output(Layer):
     def forward(self, state: LayerState, *bottoms: Tensor) -> tuple[Tensor, ...]:
         if not self.environment.may_write:
             return ()
-        with created_hdf5(self.param.hdf5_output_param.file_name) as file:
+        with created_hdf5(file_name(self.param.hdf5_output_param.file_name)) as file:
             for name, x in zip(("data", "label"), bottoms):
                 file[name] = x.detach().cpu().numpy().reshape(_four_axes(tuple(x.shape)))
         return ()

@@ -26,6 +26,7 @@ from converters.formats.solverstate import SolverState, fill_solverstate, read_s
 from converters.formats.whole_files import output_error, written_beside
 from converters.net.caffe_net import CaffeNet
 from converters.net.saving import fill_with_net
+from converters.raw_text import file_name
 from gmnet_pt.solver.run_state import NetState, RunState
 
 _MODEL_DIGEST, _STATE_DIGEST = "digest/caffemodel", "digest/solverstate"
@@ -43,7 +44,7 @@ class SnapshotFiles(NamedTuple):
 
 def snapshot_files(prefix: str, iteration: int, hdf5: bool = False) -> SnapshotFiles:
     """The files' names, which are Caffe's; `hdf5`: the format of model and state."""
-    stem, suffix = f"{prefix}_iter_{iteration}", ".h5" if hdf5 else ""
+    stem, suffix = f"{file_name(prefix)}_iter_{iteration}", ".h5" if hdf5 else ""
     names = (f"{stem}.caffemodel{suffix}", f"{stem}.state.npz", f"{stem}.solverstate{suffix}")
     return SnapshotFiles(*map(Path, names))
 
@@ -54,7 +55,7 @@ def check_folder(prefix: str) -> None:
     Raises:
         OutputError: it cannot be made or written.
     """
-    probe = Path(f"{prefix}.{os.getpid()}.probe")
+    probe = Path(f"{file_name(prefix)}.{os.getpid()}.probe")
     try:
         probe.parent.mkdir(parents=True, exist_ok=True)
         probe.touch()
@@ -163,6 +164,7 @@ def read(path: Path) -> RunState:
 
 def _learned_net(name: str, state: Path) -> list[Path]:
     """The weights that a state names: from the working directory, then beside the state."""
+    name = file_name(name)
     candidates = (Path(name), state.parent / name, state.parent / Path(name).name)
     found = [candidate for candidate in candidates if name and os.path.isfile(candidate)]
     if not found:
