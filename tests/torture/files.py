@@ -11,6 +11,7 @@ import io
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import subprocess
@@ -40,6 +41,13 @@ max_iter: 4 display: 1 snapshot: 2 snapshot_prefix: "s/t" solver_mode: CPU rando
 snapshot_format: %s
 """
 FORMATS = {"BINARYPROTO": "", "HDF5": ".h5"}
+
+_VALUE = re.compile(rb"(?<=: )[^\s{},]+")
+_VALUES = (
+    *(b"0", b"-1", b"1", b"2147483647", b"2147483648", b"4294967295", b"18446744073709551616"),
+    *(b"nan", b"inf", b"-inf", b"1e39", b"-1e-300", b"9" * 400, b"9" * 5000, b"true", b"null"),
+    *(b'""', b'"x"', b'"$x$"', b'"\xd6\xd0"', b'"D:\\data"', b"[]", b"{}", b"SGD", b'"' * 3),
+)
 
 # By kind of file: what is damaged, in the folder of `prepare`.
 KINDS = {
@@ -80,8 +88,16 @@ def prepare(folder: Path) -> None:
 
 
 def damaged(content: bytes, seed: int) -> bytes:
-    """The content with one to eight wounds: bits, bytes, runs, cuts, insertions, numbers."""
+    """The content with one to eight wounds: bits, bytes, runs, cuts, insertions; or other values.
+
+    Half of the texts have values in the place of others, which parse more often than not.
+    """
     dice = random.Random(seed)
+    if seed % 2 and b"\0" not in content:
+        values = list(_VALUE.finditer(content))
+        for match in sorted(dice.sample(values, dice.choice((1, 1, 2))), key=lambda m: -m.start()):
+            content = content[: match.start()] + dice.choice(_VALUES) + content[match.end() :]
+        return content
     data = bytearray(content)
     for _ in range(dice.choice((1, 1, 2, 8))):
         at, length = dice.randrange(len(data) or 1), dice.choice((1, 2, 4, 8, 64))
