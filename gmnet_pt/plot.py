@@ -12,6 +12,7 @@ if __name__ == "__main__":  # before what takes long to import
     starting.begin()
 
 import argparse
+import math
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,12 +22,19 @@ from typing import Any, NamedTuple
 
 from converters.command_line.program import run_program
 from converters.errors import DataError, OutputError, import_extra
+from converters.formats.input_files import require_regular_file
 from converters.formats.whole_files import written_beside
 from gmnet_pt.log.caffe_log import parse_caffe_log
 from gmnet_pt.log.events import Display, Event, Output, Scores
 from gmnet_pt.log.run_record import parse_record
 
 FORMATS = (".png", ".svg", ".pdf")
+MOST_CURVES = 500
+"""In one panel, where nobody could tell more of them apart."""
+_LEGEND = 20
+_LONGEST_NAME = 80
+_LARGEST = 1e100
+"""Beyond it matplotlib's axes overflow."""
 
 
 class Curve(NamedTuple):
@@ -46,8 +54,9 @@ def read_log(path: Path) -> list[Event]:
     Raises:
         DataError: the file cannot be read, or has neither displays nor tests.
     """
+    require_regular_file(path, DataError)
     try:
-        text = path.read_bytes().decode("utf-8", errors="replace")
+        text = path.read_bytes().decode("utf-8-sig", errors="replace")
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     events = parse_record(text) if text.startswith("{") else parse_caffe_log(text)
@@ -99,6 +108,7 @@ def draw(logs: Mapping[str, Curves], out: Path) -> None:
 
     Raises:
         MissingExtraError: matplotlib is not installed.
+        DataError: more curves than MOST_CURVES, or what matplotlib cannot draw.
         OutputError: `out` cannot be written, or its format is not one of FORMATS.
     """
     if out.suffix not in FORMATS:
@@ -110,23 +120,43 @@ def draw(logs: Mapping[str, Curves], out: Path) -> None:
         axes = figure.add_subplot(1, len(panels), place + 1)
         for label, log in logs.items():
             prefix = f"{label}: " if len(logs) > 1 else ""
-            _draw_panel(
-                axes, prefix, {c: points for c, points in log.items() if c.is_loss is is_loss}
-            )
+            chosen = {c: points for c, points in log.items() if c.is_loss is is_loss}
+            if len(chosen) > MOST_CURVES:
+                raise DataError(f"{label}: {len(chosen)} curves; at most {MOST_CURVES} are drawn")
+            _draw_panel(axes, prefix, chosen)
         axes.set(xlabel="iteration", ylabel="loss" if is_loss else "value")
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+        _draw_legend(axes)
     with written_beside(out) as partial:
-        figure.savefig(partial, format=out.suffix[1:], dpi=120)
+        try:
+            figure.savefig(partial, format=out.suffix[1:], dpi=120)
+        except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+            raise DataError(f"{out}: matplotlib cannot draw these curves: {error}") from error
 
 
 def _draw_panel(axes: Any, prefix: str, log: Curves) -> None:
     for curve, points in log.items():
         iterations = sorted(points)
-        values = [points[iteration] for iteration in iterations]
+        values = [v if abs(v := points[i]) <= _LARGEST else math.nan for i in iterations]
         marker = "o" if curve.phase == "test" else None
-        label = f"{prefix}{curve.phase} {curve.name}"
+        name = curve.name
+        name = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+        label = _printable(f"{prefix}{curve.phase} {name}")
         axes.plot(iterations, values, label=label, marker=marker, markersize=4, linewidth=1.2)
+
+
+def _draw_legend(axes: Any) -> None:
+    lines = axes.get_lines()[:_LEGEND]
+    legend = axes.legend(lines, [line.get_label() for line in lines], fontsize="small")
+    if more := len(axes.get_lines()) - len(lines):
+        legend.set_title(f"the first {len(lines)}; {more} more are drawn")
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a name between two dollars is a name
+
+
+def _printable(name: str) -> str:
+    """A name for one line of a picture."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -39,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Score the net and log its lines."""
     show = CaffeLog(sys.stderr).show
-    opened = open_net(net_choice(args), args.device, show)
+    opened = open_net(net_choice(args, may_write=True), args.device, show)
     score(opened, args.iterations, show)
     return 0
 

@@ -22,6 +22,7 @@ from types import FrameType
 from converters.command_line.net_options import add_python_option, add_stage_option
 from converters.command_line.program import run_program
 from converters.prototxt.text import to_text
+from converters.raw_text import file_name
 from gmnet_pt.log.events import Message
 from gmnet_pt.log.open_log import open_log
 from gmnet_pt.log.provenance import describe_run
@@ -116,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
     signals = Signals(Request(args.sigint_effect), Request(args.sighup_effect))
     choice = solver_choice(args)
     param = choice.file.param
-    prefix = param.snapshot_prefix
+    prefix = file_name(param.snapshot_prefix)
     with (
         sole_writer(prefix),  # before the log: it would be written into the other's
         open_log(args.log, Path(prefix).parent, args.tensorboard) as log,

@@ -11,6 +11,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("converters", "prototxt_gen", "gmnet_pt")
 ORDER = (
     "converters.errors",
+    "converters.memory",
+    "converters.raw_text",
     "converters.environment",
     "converters.registry",
     "converters.reporting",

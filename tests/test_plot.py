@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from converters.errors import DataError
+from gmnet_pt.log.caffe_log import parse_caffe_log
 from gmnet_pt.log.events import Display, Output, Scores
-from gmnet_pt.log.run_record import record_line
-from gmnet_pt.plot import Curve, curves, main, read_log
+from gmnet_pt.log.run_record import parse_record, record_line, record_times
+from gmnet_pt.plot import Curve, curves, draw, main, read_log
 
 GOLDEN = Path(__file__).parent / "golden" / "training" / "lenet_sgd_inv"
 
@@ -161,3 +166,119 @@ def test_without_matplotlib_the_install_line_is_printed(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert "pip install 'gmnet-caffe[plots]'" in error_of([record, Path("x.png")], capsys)
+
+
+# Damaged logs ------------------------------------------------------------------------------------
+
+GOOD = record_line(Display(5, 0.25)) + "\n"
+SCORES = record_line(Scores(5, 0, (Output("accuracy", 0.5),)))
+DISPLAY = record_line(Display(7, 0.5))
+
+
+def changed(line: str, **values: Any) -> str:
+    return json.dumps(json.loads(line) | values)
+
+
+def without(line: str, name: str) -> str:
+    return json.dumps({k: v for k, v in json.loads(line).items() if k != name})
+
+
+OUTPUTS: list[Any] = [
+    None,
+    3,
+    "x",
+    {"a": 1},
+    [3],
+    [{}],
+    [{"name": 3, "value": 1, "loss_weight": 0}],
+    [{"name": "a", "value": "x", "loss_weight": 0}],
+    [{"name": "a", "value": [], "loss_weight": 0}],
+    [{"name": "a", "value": 1}],
+]
+NO_EVENTS = [
+    "[" * 100_000,
+    '{"a": ' * 100_000,
+    "{" * 50,
+    "3",
+    '"Display"',
+    "[]",
+    "null",
+    "\x00\x01",
+    '{"event": ["Display"]}',
+    '{"event": 3}',
+    '{"event": "Event"}',
+    '{"event": "Display"}',
+    '{"event": "Display", "iteration": %s, "loss": 1}' % ("9" * 5000),
+    '{"event": "Display", "iteration": %s, "loss": 1}' % ("9" * 400),
+    '{"event": "Display", "iteration": 1, "loss": %s}' % ("9" * 400),
+    *(changed(DISPLAY, iteration=v) for v in (None, "x", 1.5, [], {}, True, 2**63)),
+    *(changed(DISPLAY, loss=v) for v in ("x", [], {}, True)),
+    *(changed(DISPLAY, speed=v) for v in (3, "x", [1], {}, {"seconds": "x"})),
+    *(changed(DISPLAY, rate=v) for v in ("x", [])),
+    *(changed(DISPLAY, outputs=v) for v in OUTPUTS),
+    *(changed(SCORES, net=v) for v in (None, "x", 0.5)),
+    *(changed(SCORES, test_loss=v) for v in ("x", [])),
+    *(without(SCORES, v) for v in ("iteration", "net", "outputs")),
+    *(without(DISPLAY, v) for v in ("iteration", "loss")),
+]
+
+
+@pytest.mark.parametrize("line", NO_EVENTS, ids=lambda line: line[:50])
+def test_a_line_that_is_no_event_is_passed_over(line: str) -> None:
+    assert parse_record(GOOD + line + "\n" + GOOD) == [Display(5, 0.25)] * 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "I] Iteration %s, loss = 1" % ("9" * 5000),
+        "I] Iteration %s, loss = 1" % ("9" * 25),
+        "I] Iteration 3 (x iter/s, 1s/10 iters), loss = 1",
+        "I] Iteration 3 (inf iter/s, 1s/10 iters), loss = 1",
+        "I] Iteration 3 (1e999 iter/s, nans/10 iters), loss = 1",
+        "I] Iteration 3 (1 iter/s, 1.2.3s/10 iters), loss = 1",
+        "I] Iteration %s, Testing net (#0)" % ("9" * 5000),
+        "I] Iteration 3, Testing net (#%s)" % ("9" * 5000),
+        "    Train net output #0: a = 1 (* x = 1 loss)",
+        "Train net output #0: " * 100_000,
+    ],
+    ids=lambda line: line[:50],
+)
+def test_a_garbled_line_of_caffes_is_passed_over(line: str) -> None:
+    good = "I] Iteration 5, loss = 0.25\n"
+    assert parse_caffe_log(good + line + "\n" + good) == [Display(5, 0.25)] * 2
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Display(5, 0.25, (Output("$x$", 1.0), Output(r"$\frac{", 1.0), Output("$", 1.0))),
+        Display(5, 0.25, (Output("a\nb\tc\0d", 1.0), Output("\ud800", 1.0), Output("_a", 1.0))),
+        Display(5, 0.25, (Output("n" * 100_000, 1.0), Output("", 1.0))),
+        Display(10**8, 1e9, (Output("a", 1e308), Output("b", -1e308), Output("c", math.inf))),
+        Display(2**62, math.nan, (Output("a", math.nan),)),
+        Display(-(2**62), 0.0),
+        Display(5, 0.25, tuple(Output(f"o{i}", float(i)) for i in range(100))),
+    ],
+    ids=lambda event: str(event)[:40],
+)
+def test_whatever_the_names_and_numbers_are_a_picture_comes(event: Display, tmp_path: Path) -> None:
+    draw({"_run": curves([Display(3, 1.0), event])}, tmp_path / "x.png")
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_too_many_curves_and_no_regular_files_are_errors(tmp_path: Path) -> None:
+    many = Display(5, 0.25, tuple(Output(f"o{i}", 1.0) for i in range(501)))
+    with pytest.raises(DataError, match="501 curves; at most 500"):
+        draw({"run": curves([many])}, tmp_path / "x.png")
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises(DataError, match="cannot be read: it is a"):
+            read_log(path)
+
+
+@pytest.mark.parametrize("moment", ["x", [], None, -1, 1e300, 10**400, float("inf")])
+def test_times_that_no_clock_shows_are_passed_over(moment: Any) -> None:
+    line = json.dumps({"event": "Run", "time": 5})
+    (session,) = record_times(f"{line}\n{changed(line, time=moment)}\n" + "[" * 100_000)
+    assert session.seconds == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -267,6 +268,68 @@ def test_errors_of_the_user_name_the_layer(
     with pytest.raises(NetError, match=said) as caught:
         build(tmp_path, INPUTS + python(layer, more))
     assert f'layer "p" (Python): user_layers.{layer}' in str(caught.value)
+
+
+RAISES = {
+    "SystemExit": "raise SystemExit(0)",
+    "KeyboardInterrupt": "raise KeyboardInterrupt",
+    "GeneratorExit": "raise GeneratorExit",
+    "Own": "raise Own('done')",
+    "Mute": "raise Mute",
+}
+METHODS = ("import", "setup", "reshape", "forward", "backward")
+
+
+@pytest.mark.parametrize("kind", RAISES)
+@pytest.mark.parametrize("method", METHODS)
+def test_whatever_the_users_code_raises_names_the_layer(
+    method: str, kind: str, tmp_path: Path
+) -> None:
+    body = dict.fromkeys(METHODS, "pass") | {"reshape": "top[0].reshape(1)"}
+    body[method] = RAISES[kind]
+    arguments = {"backward": "self, top, propagate_down, bottom"}
+    methods = "".join(
+        f"    def {name}({arguments.get(name, 'self, bottom, top')}):\n        {body[name]}\n"
+        for name in METHODS[1:]
+    )
+    module = f"raising_{method}_{kind}"
+    (tmp_path / f"{module}.py").write_text(
+        "import caffe\nclass Own(BaseException): pass\n"
+        "class Mute(BaseException):\n    def __str__(self): raise SystemExit\n"
+        f"{body['import']}\nclass Raises(caffe.Layer):\n{methods}"
+    )
+    (tmp_path / "net.prototxt").write_text(
+        INPUTS + python("Raises", 'bottom: "a" top: "y"').replace("user_layers", module)
+    )
+    said = rf'net\.prototxt: layer "p" \(Python\): {module}\.Raises: {method} raised {kind}'
+    with pytest.raises(NetError, match=said):
+        net = load_net(tmp_path / "net.prototxt", "TRAIN", allow_python_layers=True)
+        x = torch.rand(4, 3, requires_grad=True)
+        net({"a": x, "b": x})["y"].backward()
+
+
+@pytest.mark.parametrize("own_handler", [False, True])
+def test_an_interruption_in_the_users_code_is_one(own_handler: bool, tmp_path: Path) -> None:
+    (tmp_path / "interrupted.py").write_text(
+        "import caffe, os, signal, time\n"
+        "class Interrupted(caffe.Layer):\n"
+        "    def setup(self, bottom, top):\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        time.sleep(5)\n"
+    )
+    net = python("Interrupted", 'top: "y"').replace("user_layers", "interrupted")
+    (tmp_path / "net.prototxt").write_text(net)
+
+    def handler(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, handler if own_handler else signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            load_net(tmp_path / "net.prototxt", allow_python_layers=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_refused_unless_allowed(tmp_path: Path) -> None:

@@ -53,8 +53,11 @@ def add_python_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def net_choice(args: argparse.Namespace, phase: str = "TEST") -> NetChoice:
+def net_choice(args: argparse.Namespace, phase: str = "TEST", may_write: bool = False) -> NetChoice:
     """The net that the command line names; `phase` counts where there is no option for it.
+
+    Layers that write files do so if `may_write`: where the net is run for what it gives, and not
+    to be looked at.
 
     Raises:
         ShapeError: --input-shape says no shape.
@@ -68,6 +71,7 @@ def net_choice(args: argparse.Namespace, phase: str = "TEST") -> NetChoice:
         weights=weight_files(given.get("weights")),
         input_shapes=parse_shapes(given.get("input_shape", [])),
         allow_python_layers=args.allow_python_layers,
+        may_write=may_write,
     )
 
 

@@ -19,6 +19,7 @@ from converters.command_line import starting
 from converters.command_line.progress import tell
 from converters.command_line.streams import failure, shielded
 from converters.errors import CaffeError
+from converters.net.failures import explained
 from converters.reporting import readable
 
 _BROKEN_PIPE = 141
@@ -58,7 +59,7 @@ def run_guarded(main: Callable[[], int]) -> int:
 
 def _status_of(main: Callable[[], int]) -> int:
     try:
-        return main()
+        return explained(main)
     except CaffeError as error:
         tell(f"error: {readable(str(error))}")
         return 1

@@ -1,8 +1,9 @@
 """`python -m converters check FOLDER`: every prototxt below a folder, loads or why not.
 
-A net is built in each phase (and stage) that it defines, run forward and, in TRAIN, backward; a
-solver is read. A data layer whose files are absent gets its shape from `--input-shape`, or else the
-first of some usual ones that the net takes. Big batches are cut to two items.
+A net is built in each phase (and stage) that it defines, run forward and, in TRAIN, backward; no
+layer writes the file that it names. A solver is read. A data layer whose files are absent gets its
+shape from `--input-shape`, or else the first of some usual ones that the net takes. Big batches are
+cut to two items.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +23,7 @@ from converters.errors import CaffeError, DataError, ShapeError
 from converters.layers import LAYERS, make_layer
 from converters.layers.registry import Shape
 from converters.net.choice import NetChoice
+from converters.net.failures import explained
 from converters.net.plan import NetPlan, plan_net
 from converters.proto import caffe_pb2 as pb
 from converters.prototxt.kind import is_solver
@@ -67,7 +70,8 @@ def _check(path: Path, args: argparse.Namespace) -> Iterator[tuple[str, bool]]:
         net = read_net(path)
         for state in _states(net):
             try:
-                yield f"{state}: {_check_state(net, state, path, args)}", True
+                found = explained(partial(_check_state, net, state, path, args))
+                yield f"{state}: {found}", True
             except CaffeError as error:
                 yield f"{state}: {error}", False
     except CaffeError as error:
@@ -130,6 +134,7 @@ def _plan(net: pb.NetParameter, state: _State, path: Path, args: argparse.Namesp
         state.phase,
         stages=state.stages,
         allow_python_layers=args.allow_python_layers,
+        may_write=False,
     )
     first: CaffeError | None = None
     for image in USUAL:

@@ -9,11 +9,13 @@ from pathlib import Path
 from google.protobuf.message import DecodeError, Message
 
 from converters.errors import PrototxtError, WeightsError
+from converters.formats.input_files import require_regular_file
 from converters.formats.whole_files import written_beside
 from converters.proto import caffe_pb2 as pb
 from converters.prototxt.kind import is_solver
-from converters.prototxt.text import parse_net, parse_text, to_text
+from converters.prototxt.text import parse_net, parse_text, text_of, to_text
 from converters.prototxt.upgrade import upgrade_net, upgrade_solver
+from converters.raw_text import encoded
 
 # A text file has no control bytes but tab, line feed, form feed and carriage return.
 BINARY_BYTES = re.compile(rb"[\x00-\x08\x0b\x0e-\x1f]")
@@ -28,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Upgrade IN to OUT; say what it was."""
     upgraded, binary = read_upgraded(args.source)
-    content = upgraded.SerializeToString() if binary else to_text(upgraded).encode()
+    content = upgraded.SerializeToString() if binary else encoded(to_text(upgraded))
     with written_beside(args.target) as partial:
         partial.write_bytes(content)
     what = "solver" if isinstance(upgraded, pb.SolverParameter) else "net"
@@ -44,6 +46,7 @@ def read_upgraded(source: str | Path) -> tuple[Message, bool]:
         PrototxtError: a text that is neither a net nor a solver, or cannot be upgraded.
         WeightsError: a binary file that is no caffemodel.
     """
+    require_regular_file(source, PrototxtError)
     try:
         content = Path(source).read_bytes()
     except OSError as error:
@@ -54,10 +57,7 @@ def read_upgraded(source: str | Path) -> tuple[Message, bool]:
         except DecodeError as error:
             raise WeightsError(f"{source}: not a binary net, or cut short ({error})") from error
         return upgrade_net(net, str(source)), True
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise PrototxtError(f"{source}: byte {error.start} is not UTF-8 text") from error
+    text = text_of(content, str(source))
     if is_solver(text):
         solver = parse_text(text, pb.SolverParameter(), str(source))
         return upgrade_solver(solver, str(source)), False

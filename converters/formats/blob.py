@@ -27,6 +27,10 @@ from converters.formats.wire import (
 )
 from converters.proto import caffe_pb2 as pb
 
+MOST_AXES = 32
+"""Caffe's kMaxBlobAxes."""
+_LARGEST_DIM = 2**31 - 1
+
 FloatArray = npt.NDArray[np.float32]
 
 _FIELDS = pb.BlobProto.DESCRIPTOR.fields_by_name
@@ -34,9 +38,6 @@ _LEGACY_DIMS = tuple(_FIELDS[name].number for name in ("num", "channels", "heigh
 _SHAPE, _DATA, _DIFF, _DOUBLE_DATA = (
     _FIELDS[name].number for name in ("shape", "data", "diff", "double_data")
 )
-
-
-_MOST_AXES = 32  # Caffe's kMaxBlobAxes
 
 
 class Blob(NamedTuple):
@@ -72,16 +73,20 @@ def decode_blob(wire: WireFile, within: Field | None = None, place: str = "") ->
         shape = [legacy.get(number, 0) for number in _LEGACY_DIMS]
     parts = doubles or data
     values = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, "<f4"), *parts])
-    if len(shape) > _MOST_AXES:
+    here = place and f"{place}: "
+    if len(shape) > MOST_AXES:
+        raise wire.fail(f"{here}a blob of {len(shape)} axes; at most {MOST_AXES} are allowed")
+    if wrong := [dim for dim in shape if not 0 <= dim <= _LARGEST_DIM]:
         raise wire.fail(
-            f"{place and f'{place}: '}a shape of {len(shape)} axes; {_MOST_AXES} are the most"
+            f"{here}the shape {tuple(shape)} has a size of {wrong[0]}, not 0 to {_LARGEST_DIM}"
         )
-    if any(dim < 0 for dim in shape) or values.size != math.prod(shape):
+    if values.size != math.prod(shape):
         raise wire.fail(
-            f"{place and f'{place}: '}{values.size} values do not fill the shape {tuple(shape)} "
-            f"of {math.prod(shape)}"
+            f"{here}{values.size} values do not fill the shape {tuple(shape)} of {math.prod(shape)}"
         )
-    return Blob(values.astype(np.float32, copy=False).reshape(shape), bool(legacy))
+    with np.errstate(over="ignore"):  # a double too large is infinity, as in C
+        single = values.astype(np.float32, copy=False)
+    return Blob(single.reshape(shape), bool(legacy))
 
 
 def given_blob(message: pb.BlobProto, source: str, place: str) -> Blob:

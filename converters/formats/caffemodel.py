@@ -18,7 +18,14 @@ import numpy.typing as npt
 
 from converters.errors import OutputError, WeightsError
 from converters.formats.blob import Blob, FloatArray, decode_blob, encode_blob, given_blob
-from converters.formats.hdf5 import created_hdf5, is_hdf5, opened_hdf5
+from converters.formats.hdf5 import (
+    filled_hdf5,
+    is_group,
+    is_hdf5,
+    member,
+    numbers,
+    opened_hdf5,
+)
 from converters.formats.whole_files import written_beside
 from converters.formats.wire import (
     BYTES,
@@ -28,10 +35,12 @@ from converters.formats.wire import (
     WireFile,
     message_field,
     opened_wire,
+    serialized,
     write_chunks,
 )
 from converters.proto import caffe_pb2 as pb
 from converters.proto.legacy import PADDING, v0_type, v1_type
+from converters.raw_text import is_utf8
 
 log = logging.getLogger(__name__)
 
@@ -148,17 +157,35 @@ def write_caffemodel(
         WeightsError: blobs for a layer that `net` lacks, a name that HDF5 cannot hold.
         OutputError: the file cannot be written, or is too long for protobuf.
     """
+    with written_beside(path) as partial:
+        fill_caffemodel(partial, path, net, blobs, diffs, keys)
+
+
+def fill_caffemodel(
+    partial: Path,
+    path: str | Path,
+    net: pb.NetParameter,
+    blobs: Blobs,
+    diffs: Blobs | None = None,
+    keys: Sequence[str] | None = None,
+) -> None:
+    """As `write_caffemodel`, at `partial`: for who moves it to `path` himself.
+
+    Raises:
+        WeightsError, OutputError: as there, with the name `path`.
+        OSError: the file cannot be written.
+    """
     keys = [layer.name for layer in net.layer] if keys is None else keys
     if unknown := sorted(set(blobs) - set(keys)):
         raise WeightsError(f"{path}: blobs for layers that the net lacks: {', '.join(unknown)}")
-    if Path(path).suffix == ".h5":
-        _write_hdf5(Path(path), net, blobs, diffs, keys)
+    if partial.suffix == ".h5":
+        _write_hdf5(partial, path, net, blobs, diffs, keys)
         return
-    with written_beside(path) as partial, open(partial, "wb") as file:
+    with open(partial, "wb") as file:
         header = pb.NetParameter()
         header.CopyFrom(net)
         header.ClearField("layer")
-        file.write(header.SerializeToString())
+        file.write(serialized(header))
         for layer, key in zip(net.layer, keys, strict=True):
             layer_diffs = None if diffs is None else diffs.get(key)
             chunks = _encode_layer(layer, blobs.get(key, ()), layer_diffs)
@@ -248,38 +275,57 @@ def _encode_layer(
     for field, _ in layer.ListFields():
         (before if field.number >= _LAYER_BLOBS else after).ClearField(field.name)
     after.ClearField("blobs")
-    chunks: list[Chunk] = [before.SerializeToString()]
+    chunks: list[Chunk] = [serialized(before)]
     beside = [None] * len(blobs) if diffs is None else diffs
     for blob, diff in zip(blobs, beside, strict=True):
         chunks += message_field(_LAYER_BLOBS, encode_blob(blob, diff))
-    return [*chunks, after.SerializeToString()]
+    return [*chunks, serialized(after)]
 
 
 def _read_hdf5(path: str | Path, names: Collection[str]) -> Iterator[StoredLayer]:
     with opened_hdf5(path, "caffemodel", WeightsError) as file:
-        if "data" not in file:
+        data = member(file, "data") if "data" in file else None
+        if not is_group(data):
             raise WeightsError(
                 f"{path}: no group /data, so not a caffemodel; it has: {', '.join(file) or 'none'}"
             )
-        yield from _hdf5_layers(file["data"], "", names)
+        yield from _hdf5_layers(data, "", names, set())
 
 
-def _hdf5_layers(group: Any, name: str, names: Collection[str]) -> Iterator[StoredLayer]:
-    """The layer that a group is, if it is one, and those below it."""
-    below = {key: one for key, one in group.items() if hasattr(one, "items")}
-    stored = {int(key): one for key, one in group.items() if key not in below}
+def _hdf5_layers(
+    group: Any, name: str, names: Collection[str], seen: set[Any]
+) -> Iterator[StoredLayer]:
+    """The layer that a group is, if it is one, and those below it; `seen` are groups so far."""
+    if group.id in seen:
+        raise ValueError(f"two ways lead to the group {group.name}; Caffe writes no such files")
+    seen.add(group.id)
+    members = {key: member(group, key) for key in group}
+    below = {key: one for key, one in members.items() if is_group(one)}
+    stored = {_position(group, key): one for key, one in members.items() if key not in below}
     if name and (stored or not below or name in names):
         blobs = {
-            index: Blob(np.asarray(stored[index], dtype=np.float32), legacy=False)
+            index: Blob(numbers(stored[index], WeightsError), legacy=False)
             for index in sorted(stored)
         }
         yield _stored_layer(name, "", blobs)
     for key, one in below.items():
-        yield from _hdf5_layers(one, f"{name}/{key}" if name else key, names)
+        yield from _hdf5_layers(one, f"{name}/{key}" if name else key, names, seen)
+
+
+def _position(group: Any, key: str) -> int:
+    """The place of the blob that a dataset is, from its name."""
+    if not (key.isascii() and key.isdecimal() and len(key) < 10):
+        raise ValueError(f"{group.name} has a dataset {key!r}, which is no blob's number")
+    return int(key)
 
 
 def _write_hdf5(
-    path: Path, net: pb.NetParameter, blobs: Blobs, diffs: Blobs | None, keys: Sequence[str]
+    partial: Path,
+    path: str | Path,
+    net: pb.NetParameter,
+    blobs: Blobs,
+    diffs: Blobs | None,
+    keys: Sequence[str],
 ) -> None:
     slashed = [layer.name for layer in net.layer if "/" in layer.name]
     if slashed:
@@ -290,7 +336,7 @@ def _write_hdf5(
             slashed[0],
         )
     shared = _shared_blobs(net)
-    with created_hdf5(path) as file:
+    with filled_hdf5(partial, path) as file:
         data = file.create_group("data")
         diff = None if diffs is None else file.create_group("diff")
         for layer, key in zip(net.layer, keys, strict=True):
@@ -304,9 +350,11 @@ def _write_hdf5(
                 _write_group(path, diff, layer.name, dict(enumerate(diffs.get(key, ()))))
 
 
-def _write_group(path: Path, parent: Any, name: str, blobs: Mapping[int, npt.NDArray[Any]]) -> None:
+def _write_group(
+    path: str | Path, parent: Any, name: str, blobs: Mapping[int, npt.NDArray[Any]]
+) -> None:
     parts = name.split("/")
-    if "" in parts or "." in parts:
+    if "" in parts or "." in parts or not is_utf8(name):
         raise WeightsError(f'{path}: HDF5 cannot hold a layer named "{name}"; write a .caffemodel')
     arrays = {str(index): np.asarray(blob, dtype="<f4") for index, blob in blobs.items()}
     try:

@@ -17,10 +17,26 @@ import numpy as np
 
 from converters.errors import SolverError
 from converters.formats.blob import FloatArray, decode_blob, encode_blob
-from converters.formats.hdf5 import created_hdf5, import_h5py, is_hdf5, opened_hdf5
+from converters.formats.hdf5 import (
+    filled_hdf5,
+    import_h5py,
+    is_group,
+    is_hdf5,
+    member,
+    numbers,
+    opened_hdf5,
+)
 from converters.formats.whole_files import written_beside
-from converters.formats.wire import BYTES, VARINT, message_field, opened_wire, write_chunks
+from converters.formats.wire import (
+    BYTES,
+    VARINT,
+    message_field,
+    opened_wire,
+    serialized,
+    write_chunks,
+)
 from converters.proto import caffe_pb2 as pb
+from converters.raw_text import decoded, encoded, storable
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +44,10 @@ _ITER, _LEARNED_NET, _HISTORY, _CURRENT_STEP = (
     pb.SolverState.DESCRIPTOR.fields_by_name[name].number
     for name in ("iter", "learned_net", "history", "current_step")
 )
+
+
+_LARGEST = 2**31 - 1
+_LONGEST_NAME = 4096  # Linux's PATH_MAX
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,27 +68,39 @@ def read_solverstate(path: str | Path) -> SolverState:
     """Read a solver state, told binary or HDF5 by its first bytes.
 
     Raises:
-        SolverError: an empty or foreign file, or one cut short (with the byte).
+        SolverError: an empty or foreign file, one cut short (with the byte), or numbers that no run
+            can have.
     """
-    if is_hdf5(path):
-        return _read_hdf5(path)
-    numbers: dict[int, int] = {}
+    state = _read_hdf5(path) if is_hdf5(path) else _read_binary(path)
+    for name, value in (("iter", state.iter), ("current_step", state.current_step)):
+        if not 0 <= value <= _LARGEST:
+            raise SolverError(f"{path}: damaged: {name} is {value}, not 0 to {_LARGEST}")
+    if len(state.learned_net) > _LONGEST_NAME:
+        raise SolverError(
+            f"{path}: damaged: learned_net has {len(state.learned_net)} characters, which no file "
+            f"name has ({state.learned_net[:40]!r} …)"
+        )
+    return state
+
+
+def _read_binary(path: str | Path) -> SolverState:
+    found: dict[int, int] = {}
     learned_net = ""
     history: list[FloatArray] = []
     with opened_wire(path, "solverstate", SolverError) as file:
         for field in file.fields():
             if field.number in (_ITER, _CURRENT_STEP) and field.wire == VARINT:
-                numbers[field.number] = field.value
+                found[field.number] = field.value
             elif field.number == _LEARNED_NET and field.wire == BYTES:
                 learned_net = file.text(field)
             elif field.number == _HISTORY and field.wire == BYTES:
                 history.append(decode_blob(file, field, f"history {len(history)}").array)
-        if _ITER not in numbers:
+        if _ITER not in found:
             raise file.fail("not a solverstate: it has no iteration (is it a .caffemodel?)")
-        if _CURRENT_STEP not in numbers:
+        if _CURRENT_STEP not in found:
             # Caffe writes this field last, even when it is 0; its first versions had none.
             log.warning("%s: no current_step, taken as 0: an old file, or one cut short", path)
-    return SolverState(numbers[_ITER], numbers.get(_CURRENT_STEP, 0), learned_net, tuple(history))
+    return SolverState(found[_ITER], found.get(_CURRENT_STEP, 0), learned_net, tuple(history))
 
 
 def write_solverstate(path: str | Path, state: SolverState) -> None:
@@ -77,12 +109,23 @@ def write_solverstate(path: str | Path, state: SolverState) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    if Path(path).suffix == ".h5":
-        _write_hdf5(path, state)
+    with written_beside(path) as partial:
+        fill_solverstate(partial, path, state)
+
+
+def fill_solverstate(partial: Path, path: str | Path, state: SolverState) -> None:
+    """As `write_solverstate`, at `partial`: for who moves it to `path` himself.
+
+    Raises:
+        OutputError: too little memory, with the name `path`.
+        OSError: the file cannot be written.
+    """
+    if partial.suffix == ".h5":
+        _write_hdf5(partial, path, state)
         return
-    begin = pb.SolverState(iter=state.iter, learned_net=state.learned_net)
-    with written_beside(path) as partial, open(partial, "wb") as file:
-        file.write(begin.SerializeToString())
+    begin = pb.SolverState(iter=state.iter, learned_net=storable(state.learned_net))
+    with open(partial, "wb") as file:
+        file.write(serialized(begin))
         for array in state.history:
             write_chunks(file, message_field(_HISTORY, encode_blob(array)))
         file.write(pb.SolverState(current_step=state.current_step).SerializeToString())
@@ -95,19 +138,39 @@ def _read_hdf5(path: str | Path) -> SolverState:
                 f"{path}: not a solverstate: it lacks {', '.join(missing)} and has "
                 f"{', '.join(file) or 'nothing'}"
             )
-        history = file["history"]
-        learned_net = file["learned_net"][()].decode() if "learned_net" in file else ""
+        history = member(file, "history")
+        if not is_group(history):
+            raise ValueError("/history is no group")
         return SolverState(
-            int(np.ravel(file["iter"])[0]),
-            int(np.ravel(file["current_step"])[0]),
-            learned_net,
-            tuple(np.asarray(history[str(i)], dtype=np.float32) for i in range(len(history))),
+            _number(file, "iter"),
+            _number(file, "current_step"),
+            _string(file, "learned_net") if "learned_net" in file else "",
+            tuple(numbers(member(history, str(i)), SolverError) for i in range(len(history))),
         )
 
 
-def _write_hdf5(path: str | Path, state: SolverState) -> None:
+def _number(file: Any, name: str) -> int:
+    """A dataset of one whole number."""
+    values = numbers(member(file, name), SolverError, "<f8").ravel()
+    if values.size != 1 or not values[0].is_integer():
+        raise ValueError(f"/{name} is no whole number")
+    return int(values[0])
+
+
+def _string(file: Any, name: str) -> str:
+    """A dataset of one string."""
+    item = member(file, name)
+    if is_group(item) or item.shape != () or item.dtype.kind not in "SO":
+        raise ValueError(f"/{name} is no string")
+    text = item[()]
+    if not isinstance(text, bytes):
+        raise ValueError(f"/{name} is no string")
+    return decoded(text)
+
+
+def _write_hdf5(partial: Path, path: str | Path, state: SolverState) -> None:
     h5py = import_h5py()
-    with created_hdf5(path) as file:
+    with filled_hdf5(partial, path) as file:
         file.create_dataset("iter", data=np.array([state.iter], dtype="<i4"))
         _write_string(h5py, file, "learned_net", state.learned_net)
         file.create_dataset("current_step", data=np.array([state.current_step], dtype="<i4"))
@@ -118,7 +181,7 @@ def _write_hdf5(path: str | Path, state: SolverState) -> None:
 
 def _write_string(h5py: Any, file: Any, name: str, text: str) -> None:
     """A scalar string with its final zero byte, as C programs read it; h5py alone omits that."""
-    content = text.encode() + b"\0"
+    content = encoded(text) + b"\0"
     kind = h5py.h5t.C_S1.copy()
     kind.set_size(len(content))
     space = h5py.h5s.create(h5py.h5s.SCALAR)

@@ -13,12 +13,17 @@ import mmap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from converters.errors import CaffeError
+from converters.formats.input_files import require_regular_file
+from converters.raw_text import BASE, decoded, encoded, is_utf8
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
 
 Chunk = bytes | memoryview
 
@@ -101,8 +106,8 @@ class WireFile(NamedTuple):
         return (within.start, within.end) if within else (0, len(self.content))
 
     def text(self, field: Field) -> str:
-        """A string field."""
-        return self.content[field.start : field.end].decode("utf-8", errors="replace")
+        """A string field; what is not UTF-8 is kept as `converters.raw_text` says."""
+        return decoded(self.content[field.start : field.end])
 
     def field(self, at: int, end: int) -> Field:
         """The field that begins at `at` in a message that ends at `end`."""
@@ -186,7 +191,8 @@ class WireFile(NamedTuple):
 
 @contextmanager
 def opened_wire(path: str | Path, what: str, error: type[CaffeError]) -> Iterator[WireFile]:
-    """The binary file at `path`, raising `error` if it is absent or empty."""
+    """The binary file at `path`, raising `error` if it is absent, empty or no regular file."""
+    require_regular_file(path, error)
     try:
         file = open(path, "rb")  # noqa: SIM115 (closed below)
     except OSError as reason:
@@ -211,6 +217,31 @@ def message_field(number: int, chunks: Sequence[Chunk]) -> list[Chunk]:
     """The chunks of a message as the field `number` of another."""
     length = sum(len(chunk) for chunk in chunks)
     return [encode_varint(number << 3 | BYTES) + encode_varint(length), *chunks]
+
+
+def serialized(message: Message) -> bytes:
+    """The message on the wire, with the bytes that its texts stand for (`converters.raw_text`)."""
+    data = message.SerializeToString()
+    if chr(BASE + 0x80).encode()[:2] not in data:
+        return data
+    kept = type(message)()
+    kept.CopyFrom(message)
+    _put_back(kept)
+    return kept.SerializeToString()
+
+
+def _put_back(message: Message) -> None:
+    """Replace the texts by their bytes, which protobuf takes from the wire alone."""
+    for field, value in message.ListFields():
+        if field.cpp_type == field.CPPTYPE_MESSAGE:
+            for one in [value] if hasattr(value, "ListFields") else value:
+                _put_back(one)
+        elif field.type == field.TYPE_STRING:
+            texts: list[str] = [value] if isinstance(value, str) else list(value)
+            if not all(map(is_utf8, texts)):
+                message.ClearField(field.name)
+                for text in texts:
+                    message.MergeFromString(b"".join(message_field(field.number, [encoded(text)])))
 
 
 def packed_floats(number: int, values: npt.NDArray[Any]) -> list[Chunk]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from converters.formats.hdf5 import created_hdf5
 from converters.layers.registry import BlobSpec, Count, Family, Layer, LayerState, Shape
 from converters.proto import caffe_pb2 as pb
+from converters.raw_text import file_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -192,11 +193,16 @@ class DummyData(Layer):
 class HDF5Output(Layer):
     """Write bottoms `data` and `label` of the last forward to an HDF5 file.
 
-    Source: Caffe layers/hdf5_output_layer.cpp: the file holds the newest batch.
+    Source: Caffe layers/hdf5_output_layer.cpp: the file holds the newest batch. Where a net is
+    only tried or measured (`Environment.may_write`) nothing is written.
     """
 
     bottoms = Count(2, 2)
     tops = Count(0, 0)
+    differences = (
+        "`check`, `time`, `features` and `classify` write nothing; training, `gmnet_pt.test` and a "
+        "net of `load_net` do"
+    )
 
     def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
         if not self.param.hdf5_output_param.file_name:
@@ -212,7 +218,9 @@ class HDF5Output(Layer):
         return []
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> tuple[Tensor, ...]:
-        with created_hdf5(self.param.hdf5_output_param.file_name) as file:
+        if not self.environment.may_write:
+            return ()
+        with created_hdf5(file_name(self.param.hdf5_output_param.file_name)) as file:
             for name, x in zip(("data", "label"), bottoms):
                 file[name] = x.detach().cpu().numpy().reshape(_four_axes(tuple(x.shape)))
         return ()

@@ -59,6 +59,9 @@ class BatchNorm(Layer):
             param.use_global_stats if param.HasField("use_global_stats") else None
         )
         self.fraction, self.eps = param.moving_average_fraction, param.eps
+        # Caffe takes the root of what may be negative; torch refuses, in training 0 too.
+        if not (0 < self.eps < math.inf or (self.eps == 0 and self.phase == "TEST")):
+            raise self.error(f"eps {self.eps:g} must be a positive number")
         for index, spec in enumerate(self.param.param):
             if spec.lr_mult != 0 and spec.HasField("lr_mult"):
                 raise self.error(

@@ -6,7 +6,9 @@ NumPy alone is needed to build and shape them; `gradients.PythonCall` joins them
 
 from __future__ import annotations
 
+import dis
 import importlib
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,7 +35,8 @@ class Python(Layer):
     """A class from a Python module, with pycaffe's setup, reshape, forward and backward.
 
     The module is looked for in the prototxt's folder, in `layers` there, and on sys.path. A
-    message from the user's code becomes a NetError. Source: Caffe layers/python_layer.hpp.
+    message from the user's code becomes a NetError, whatever it raises: a SystemExit of its own
+    does not end the run as if it were done. Source: Caffe layers/python_layer.hpp.
     """
 
     bottoms = Count(0, None)
@@ -74,14 +77,14 @@ class Python(Layer):
                 "nets; use an environment without it"
             )
         with _on_path(folder, folder / "layers"):
-            _forget_another(param.module, [str(folder), str(folder / "layers")])
             try:
+                _forget_another(param.module, [str(folder), str(folder / "layers")])
                 made = getattr(importlib.import_module(param.module), param.layer)()
             except ModuleNotFoundError as error:
                 raise self.error(
                     f"{error}; looked in {folder}, {folder / 'layers'} and PYTHONPATH"
                 ) from error
-            except Exception as error:
+            except BaseException as error:
                 raise self._failed("import", error) from error
         if not isinstance(made, pycaffe.Layer):
             raise self.error(f"{self.label} is no caffe.Layer")
@@ -94,11 +97,17 @@ class Python(Layer):
             getattr(self.user, method)(*args)
         except CaffeError:
             raise
-        except Exception as error:
+        except BaseException as error:
             raise self._failed(method, error) from error
 
-    def _failed(self, method: str, error: Exception) -> CaffeError:
-        told = " ".join(str(error).split())
+    def _failed(self, method: str, error: BaseException) -> CaffeError:
+        """The error to raise; Ctrl-C, which may come in the middle of any code, is none."""
+        if isinstance(error, KeyboardInterrupt) and not _raised_by_code(error):
+            raise error
+        try:
+            told = " ".join(str(error).split())
+        except BaseException:  # noqa: BLE001 (its __str__ is the user's code too)
+            told = "(its text cannot be made)"
         return self.error(f"{self.label}: {method} raised {type(error).__name__}: {told}")
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
@@ -169,3 +178,15 @@ def _forget_another(name: str, folders: Sequence[str]) -> None:
     found, known = PathFinder.find_spec(name, list(folders)), sys.modules.get(name)
     if found is not None and known is not None and found.origin != getattr(known, "__file__", None):
         del sys.modules[name]
+
+
+def _raised_by_code(error: BaseException) -> bool:
+    """Whether a `raise` in the code made the exception, and no signal."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return False
+    code = trace.tb_frame.f_code
+    handler = getattr(signal.getsignal(signal.SIGINT), "__code__", None)
+    return code is not handler and dis.opname[code.co_code[trace.tb_lasti]] == "RAISE_VARARGS"

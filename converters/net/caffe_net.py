@@ -20,6 +20,7 @@ from converters.net.blobs import BlobStore
 from converters.net.choice import NetChoice, Weights, weight_files
 from converters.net.layer_module import LayerModule, Layers, attribute
 from converters.net.lower import Variant, lower
+from converters.net.memory import require_room
 from converters.net.plan import NetPlan, plan_net
 from converters.net.weights import LoadReport, fill_blobs, load_files
 
@@ -89,6 +90,7 @@ class CaffeNet(nn.Module):
 
     def __init__(self, plan: NetPlan) -> None:
         super().__init__()
+        require_room(plan)
         self.plan = plan
         self.name: str = plan.net.name
         self.phase = plan.phase

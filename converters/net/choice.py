@@ -26,7 +26,8 @@ class NetChoice:
     `source` is the prototxt: it is read unless `message` holds the (upgraded) net, it names the net
     in errors, and relative paths are tried from its folder too. `weights` are loaded in turn by
     layer name; with `strict` a layer that none of them has is an error. `input_shapes` win over
-    what the prototxt says, and stand in for absent data files.
+    what the prototxt says, and stand in for absent data files. Without `may_write` the layers that
+    write files (HDF5Output) write none.
     """
 
     source: str
@@ -38,6 +39,7 @@ class NetChoice:
     strict: bool = False
     input_shapes: Mapping[str, Shape] = field(default_factory=dict)
     allow_python_layers: bool = False
+    may_write: bool = True
 
     def read(self) -> pb.NetParameter:
         """The net in today's form, all its layers.
@@ -55,7 +57,8 @@ class NetChoice:
     def environment(self) -> Environment:
         """What the net's layers may know of it."""
         folder = str(Path(self.source).parent)
-        return Environment(self.source, self.phase, folder, self.allow_python_layers)
+        allowed = self.allow_python_layers
+        return Environment(self.source, self.phase, folder, allowed, self.may_write)
 
 
 def weight_files(weights: Weights) -> tuple[str, ...]:

@@ -66,19 +66,19 @@ def lower(plan: NetPlan, layers: Layers, variant: Variant) -> fx.GraphModule:
 
 def arguments(blobs: Iterable[str]) -> list[str]:
     """A Python name for each blob: its own where that is one, all different."""
-    names: list[str] = []
+    names: dict[str, int] = {}  # each with the number that its next namesake tries
     for blob in blobs:
         # ASCII: Python takes some letters for others, and some that \w matches for none.
         name = re.sub(r"\W", "_", blob, flags=re.ASCII)
         if keyword.iskeyword(name) or hasattr(builtins, name) or name in _RESERVED:
             name = f"{name}_"
         name = name if name.isidentifier() else f"blob_{name}"
-        unique, number = name, 1
+        unique = name
         while unique in names:
-            number += 1
-            unique = f"{name}_{number}"
-        names.append(unique)
-    return names
+            names[name] += 1
+            unique = f"{name}_{names[name]}"
+        names[unique] = 1
+    return list(names)
 
 
 def _call(graph: fx.Graph, nodes: dict[int, fx.Node], position: LayerPlan) -> None:

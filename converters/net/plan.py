@@ -21,7 +21,7 @@ from converters.net.choice import NetChoice
 from converters.proto import caffe_pb2 as pb
 
 AUTOMATIC_TOP = "(automatic)"
-LARGEST_BLOB = 2**31 - 1
+LARGEST_BLOB = LARGEST_INT = 2**31 - 1
 
 
 class Learnable(NamedTuple):
@@ -129,6 +129,19 @@ def _check_size(layer: Layer, what: str, shape: Shape) -> None:
         )
 
 
+def _check_numbers(layer: Layer) -> None:
+    """Refuse a setting that Caffe's int does not hold: there it would turn negative."""
+    for name in layer.params:
+        if not layer.param.HasField(name):
+            continue
+        for entry, value in getattr(layer.param, name).ListFields():
+            if entry.cpp_type != entry.CPPTYPE_UINT32:
+                continue
+            for number in [value] if isinstance(value, int) else value:
+                if number > LARGEST_INT and f"{name}.{entry.name}" not in layer.ignored:
+                    raise layer.error(f"{entry.name} {number} must be at most {LARGEST_INT}")
+
+
 def plan_net(choice: NetChoice) -> NetPlan:
     """Filter, wire and shape a net as Caffe's Net::Init does (net.cpp).
 
@@ -180,6 +193,7 @@ class _Wiring:
 
     def add(self, param: pb.LayerParameter, environment: Environment) -> None:
         layer = make_layer(param, environment)
+        _check_numbers(layer)
         bottoms = tuple(self._bottom(layer, name) for name in param.bottom)
         bottom_shapes = tuple(self.shapes[value] for value in bottoms)
         top_names = self._top_names(layer)

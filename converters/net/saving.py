@@ -11,7 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from converters.formats.caffemodel import write_caffemodel
+from converters.formats.caffemodel import fill_caffemodel
+from converters.formats.whole_files import written_beside
 from converters.net.caffe_net import CaffeNet
 from converters.net.written import snapshot_net
 from converters.proto import caffe_pb2 as pb
@@ -29,9 +30,26 @@ def save_caffemodel(
     Raises:
         OutputError: the file cannot be written.
     """
+    with written_beside(path) as partial:
+        fill_with_net(net, partial, path, diffs)
+
+
+def fill_with_net(
+    net: CaffeNet,
+    partial: Path,
+    path: str | Path,
+    diffs: Sequence[Tensor | None] | None = None,
+) -> None:
+    """As `save_caffemodel`, at `partial`: for who moves it to `path` himself.
+
+    Raises:
+        OutputError: it is too long for its format, with the name `path`.
+        OSError: the file cannot be written.
+    """
     message = snapshot_net(net.plan.net, net.phase)
     beside = None if diffs is None else _by_layer(net, diffs)
-    write_caffemodel(path, message, _by_layer(net, net.learnable), beside, _keys(net, message))
+    blobs = _by_layer(net, net.learnable)
+    fill_caffemodel(partial, path, message, blobs, beside, _keys(net, message))
 
 
 def _keys(net: CaffeNet, message: pb.NetParameter) -> list[str]:

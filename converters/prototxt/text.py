@@ -15,7 +15,9 @@ from google.protobuf import text_format
 from google.protobuf.message import Message
 
 from converters.errors import PrototxtError
+from converters.formats.input_files import require_regular_file
 from converters.proto import caffe_pb2 as pb
+from converters.raw_text import decoded
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 
@@ -26,6 +28,8 @@ def parse_text(text: str, message: AnyMessage, source: str) -> AnyMessage:
     Raises:
         PrototxtError: `source:line:column: what was wrong`.
     """
+    if "\\" in text:
+        text = _with_escapes(text, source)
     try:
         text_format.Parse(text, message)
     except text_format.ParseError as error:
@@ -36,6 +40,56 @@ def parse_text(text: str, message: AnyMessage, source: str) -> AnyMessage:
     except (RecursionError, ValueError, OverflowError) as error:
         raise PrototxtError(f"{source}: {error}") from error
     return message
+
+
+_COMMENT_OR_STRING = re.compile(r"""#[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'""")
+# What C++'s tokenizer takes; runs of numbers are one match, because together they may be UTF-8.
+_ESCAPE = re.compile(
+    r"""(?P<bytes>(?:\\[0-7]{1,3}|\\[xX][0-9a-fA-F]{1,2})+)"""
+    r"""|\\(?:[abfnrtv\\'"]|u[0-9a-fA-F]{4}|U00(?:0[0-9a-fA-F]|10)[0-9a-fA-F]{4})"""
+    r"""|(?P<question>\\\?)|(?P<wrong>\\.?)""",
+    re.DOTALL,
+)
+_NUMBER = re.compile(r"\\(?:[xX]([0-9a-fA-F]{1,2})|([0-7]{1,3}))")
+
+
+def _with_escapes(text: str, source: str) -> str:
+    """The text with the escapes that C++ knows and Python's protobuf does not in its own form.
+
+    Raises:
+        PrototxtError: an escape that C++ does not know, as in a path of Windows.
+    """
+
+    def rewritten(literal: re.Match[str]) -> str:
+        if literal[0].startswith("#"):
+            return literal[0]
+        return _ESCAPE.sub(lambda match: one(match, literal.start()), literal[0])
+
+    def one(match: re.Match[str], at: int) -> str:
+        if match["question"]:
+            return "?"
+        if match["wrong"]:
+            before = text[: at + match.start()]
+            line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+            raise PrototxtError(
+                f"{source}:{line}:{column}: {match[0]!r:.20} is no escape of a prototxt; in a path "
+                "write / for each backslash"
+            )
+        if not match["bytes"]:
+            return match[0]
+        values = [int(h, 16) if h else int(o, 8) & 0xFF for h, o in _NUMBER.findall(match[0])]
+        return (
+            "".join(
+                letter
+                if " " <= letter != "\x7f" and letter not in "\\\"'"
+                else f"\\{ord(letter):03o}"
+                for letter in decoded(bytes(values))
+            )
+            if max(values) > 0x7F
+            else match[0]
+        )
+
+    return _COMMENT_OR_STRING.sub(rewritten, text)
 
 
 # Fields of well-known forks of Caffe, and how Caffe says the same.
@@ -60,17 +114,49 @@ def _hint(reason: str) -> str:
     return f" Did you mean {' or '.join(near)}?" if near else f" It has {', '.join(known)}."
 
 
+# What no text has: zero bytes and most of the other control characters.
+_BINARY = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
+_MARKS = (
+    (b"\xff\xfe\x00\x00", "UTF-32 text"),
+    (b"\x00\x00\xfe\xff", "UTF-32 text"),
+    (b"\xff\xfe", "UTF-16 text"),
+    (b"\xfe\xff", "UTF-16 text"),
+    (b"\xef\xbb\xbf", "UTF-8 text with a byte order mark (BOM)"),
+)
+
+
 def read_text(path: str | Path) -> str:
-    """The text of a prototxt file; raises PrototxtError when there is none."""
+    """The text of a prototxt file, as `text_of`.
+
+    Raises:
+        PrototxtError: there is none.
+    """
+    require_regular_file(path, PrototxtError)
     try:
-        return Path(path).read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise PrototxtError(
-            f"{path}: not a text file (byte {error.start} is not UTF-8); "
-            "a binary .caffemodel goes to --weights"
-        ) from error
+        content = Path(path).read_bytes()
     except OSError as error:
         raise PrototxtError(f"{path}: cannot be read: {error.strerror}") from error
+    return text_of(content, str(path))
+
+
+def text_of(content: bytes, source: str) -> str:
+    """The text in a prototxt's bytes; what is not UTF-8 is kept as `converters.raw_text` says.
+
+    Raises:
+        PrototxtError: it is UTF-16, has a byte order mark, or is no text.
+    """
+    for mark, what in _MARKS:
+        if content.startswith(mark):
+            raise PrototxtError(f"{source}: is {what}; save it as UTF-8 without a BOM")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if _BINARY.search(content):
+            raise PrototxtError(
+                f"{source}: not a text file (byte {error.start} is not UTF-8); "
+                "a binary .caffemodel goes to --weights"
+            ) from error
+        return decoded(content)
 
 
 def read_net(path: str | Path) -> pb.NetParameter:

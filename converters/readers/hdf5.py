@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.environment import find_file
-from converters.formats.bounded_files import byte_order_mark, read_file
 from converters.formats.hdf5 import import_h5py
+from converters.formats.input_files import byte_order_mark, read_file
 from converters.readers.reader import READERS, Reader, Shape
 
 # Bytes that are not asked for; and how much larger than stored a compressed dataset may be.
@@ -74,8 +74,10 @@ class Hdf5Reader(Reader):
     def _values(self, path: Path, file: Any, top: str) -> NDArray[np.float32]:
         """The dataset `top`, of which a few stored bytes may announce any number of values."""
         dataset = file[top]
-        if not hasattr(dataset, "dtype") or dataset.dtype.kind not in "fiub":
-            raise self.fail(f"{path}: {top} is no dataset of real numbers")
+        if not isinstance(dataset, import_h5py("HDF5Data").Dataset) or (
+            dataset.dtype.kind not in "fiub"
+        ):
+            raise TypeError(f"{top} is no dataset of real numbers")
         size, stored = dataset.size * 4, dataset.id.get_storage_size()
         if size > max(_SMALL, stored * _MOST_TIMES):
             raise self.fail(

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.errors import DataError
-from converters.formats.bounded_files import read_file
+from converters.formats.input_files import read_file
 from converters.readers.reader import READERS, Reader, Shape
 from converters.records.image_list import read_image_list
 from converters.records.images import LARGEST_IMAGE, decode, opencv, planes

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.errors import DataError
-from converters.formats.bounded_files import byte_order_mark, read_file
+from converters.formats.input_files import byte_order_mark, read_file
 from converters.readers.image_list import ImageFileReader
 from converters.readers.reader import READERS, Shape
 from converters.records.image_list import shown, whole_number

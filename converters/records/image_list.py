@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from converters.errors import DataError
-from converters.formats.bounded_files import byte_order_mark, read_file
+from converters.formats.input_files import byte_order_mark, read_file
 
 LARGEST_LIST = 1 << 31  # bytes
 _SHOWN = 80

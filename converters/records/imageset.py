@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.errors import DataError
-from converters.formats.bounded_files import read_file
+from converters.formats.input_files import read_file
 from converters.records.datum import describe, encode_datum, encode_image
 from converters.records.image_list import ImageList, read_image_list
 from converters.records.images import LARGEST_IMAGE, decode, opencv, planes

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import singledispatch
@@ -189,6 +190,8 @@ class CaffeLog(TrainingLog):
 
 # A number to its end: that of a line which was cut off in it is none.
 _NUMBER = r"([-+]?(?:nan|inf|\d+(?:\.\d+)?(?:e[-+]?\d+)?))(?!\S)"
+_LONGEST_LINE = 10_000
+_LARGEST = 2**63 - 1
 Reader = Callable[[list[Event], re.Match[str]], None]
 _READERS: list[tuple[re.Pattern[str], Reader]] = []
 
@@ -209,13 +212,15 @@ def parse_caffe_log(text: str) -> list[Event]:
     """The starts, displays and tests in a log of Caffe's or ours, in order.
 
     Lines of other kinds, and any prefix, are passed over; the older `Iteration 0, loss = 2.3` and
-    several runs in one file are understood.
+    several runs in one file are understood. So are passed over lines that are longer than Caffe's,
+    or whose numbers are none.
     """
     events: list[Event] = []
     for line in text.splitlines():
-        for pattern, reader in _READERS:
+        for pattern, reader in _READERS if len(line) <= _LONGEST_LINE else ():
             if match := pattern.search(line):
-                reader(events, match)
+                with suppress(ValueError, OverflowError):
+                    reader(events, match)
                 break
     # A test that was cut off before its first result has nothing to say.
     return [event for event in events if not _is_empty(event)]
@@ -238,13 +243,13 @@ def _(events: list[Event], match: re.Match[str]) -> None:
 @_reads(rf"Iteration (\d+) \((\S+) iter/s, (\S+)s/(\d+) iters\), loss = {_NUMBER}")
 def _(events: list[Event], match: re.Match[str]) -> None:
     seconds = float(match[3])
-    speed = Speed(seconds, round(float(match[2]) * (seconds or 1)), int(match[4]))
-    events.append(Display(int(match[1]), float(match[5]), speed=speed))
+    speed = Speed(seconds, round(float(match[2]) * (seconds or 1)), _whole(match[4]))
+    events.append(Display(_whole(match[1]), float(match[5]), speed=speed))
 
 
 @_reads(rf"Iteration (\d+), loss = {_NUMBER}")
 def _(events: list[Event], match: re.Match[str]) -> None:
-    events.append(Display(int(match[1]), float(match[2])))
+    events.append(Display(_whole(match[1]), float(match[2])))
 
 
 _OUTPUT = rf"net output #\d+: (.+?) = {_NUMBER}(?: \(\* (\S+) = \S+ loss\))?"
@@ -262,7 +267,7 @@ def _(events: list[Event], match: re.Match[str]) -> None:
 
 @_reads(r"Iteration (\d+), Testing net \(#(\d+)\)")
 def _(events: list[Event], match: re.Match[str]) -> None:
-    events.append(Scores(int(match[1]), int(match[2]), ()))
+    events.append(Scores(_whole(match[1]), _whole(match[2]), ()))
 
 
 @_reads(rf"Test loss: {_NUMBER}")
@@ -273,6 +278,17 @@ def _(events: list[Event], match: re.Match[str]) -> None:
 @_reads(rf"Test {_OUTPUT}")
 def _(events: list[Event], match: re.Match[str]) -> None:
     _amend(events, Scores, lambda test: replace(test, outputs=(*test.outputs, _output(match))))
+
+
+def _whole(digits: str) -> int:
+    """The number, if a run can have it.
+
+    Raises:
+        ValueError: it has too many digits.
+    """
+    if len(digits) > 19 or int(digits) > _LARGEST:
+        raise ValueError(digits)
+    return int(digits)
 
 
 def _output(match: re.Match[str]) -> Output:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,10 @@ from typing import Any, NamedTuple
 
 from gmnet_pt.log.events import Advance, Event, Output, Run, Speed
 from gmnet_pt.log.training_log import TrainingLog, open_to_append, write_line
+
+LARGEST = 2**63 - 1
+"""No iteration, and no count of anything, is beyond this."""
+_YEAR_9999 = 253402214400
 
 
 class RunRecord(TrainingLog):
@@ -44,19 +48,35 @@ def record_line(event: Event) -> str:
 
 
 def parse_record(text: str) -> list[Event]:
-    """The events of a record; passes over unknown events and a line cut off by a kill."""
+    """The events of a record; passes over a line cut off by a kill, and others that are no event.
+
+    Those are unknown events, and known ones with a field missing or of another type.
+    """
     kinds = {kind.__name__: kind for kind in Event.__subclasses__()}
     events = []
+    for values in _objects(text):
+        kind = kinds.get(str(values.get("event")))
+        if kind is None:
+            continue
+        try:
+            known = {
+                f.name: _READ[f.type](values[f.name]) for f in fields(kind) if f.name in values
+            }
+            events.append(kind(**known))
+        except (TypeError, ValueError, KeyError, OverflowError):
+            continue
+    return events
+
+
+def _objects(text: str) -> Iterator[dict[str, Any]]:
+    """The JSON objects among the lines."""
     for line in text.splitlines():
         try:
             values = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
-        kind = kinds.get(str(values.get("event"))) if isinstance(values, dict) else None
-        if kind is not None:
-            known = {f.name: values[f.name] for f in fields(kind) if f.name in values}
-            events.append(kind(**{k: _READ.get(k, _same)(v) for k, v in known.items()}))
-    return events
+        if isinstance(values, dict):
+            yield values
 
 
 def _plain(value: Any) -> Any:
@@ -69,23 +89,67 @@ def _plain(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else value
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
+# The readers of the fields' types raise ValueError (or KeyError, TypeError) for other values.
 
 
-def _outputs(rows: list[dict[str, Any]]) -> tuple[Output, ...]:
-    return tuple(Output(r["name"], _number(r["value"]), _number(r["loss_weight"])) for r in rows)
+def _float(value: Any) -> float:
+    """A number; null is one that JSON has no form for."""
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(value)
+    return float(value)
 
 
-def _speed(row: dict[str, Any] | None) -> Speed | None:
-    return None if row is None else Speed(**row)
-
-
-def _same(value: Any) -> Any:
+def _int(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > LARGEST:
+        raise ValueError(value)
     return value
 
 
-_READ: dict[str, Callable[[Any], Any]] = {"loss": _number, "outputs": _outputs, "speed": _speed}
+def _str(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(value)
+    return value
+
+
+def _bool(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(value)
+    return value
+
+
+def _outputs(rows: Any) -> tuple[Output, ...]:
+    return tuple(
+        Output(_str(r["name"]), _float(r["value"]), _float(r["loss_weight"])) for r in rows
+    )
+
+
+def _speed(row: Any) -> Speed | None:
+    if row is None:
+        return None
+    return Speed(_float(row["seconds"]), _int(row["iterations"]), _int(row["interval"]))
+
+
+def _optional(value: Any) -> float | None:
+    return None if value is None else _float(value)
+
+
+def _texts(values: Any) -> dict[str, str]:
+    return {_str(name): _str(value) for name, value in dict(values).items()}
+
+
+_READ: dict[Any, Callable[[Any], Any]] = {
+    "int": _int,
+    "float": _float,
+    "str": _str,
+    "bool": _bool,
+    "float | None": _optional,
+    "tuple[Output, ...]": _outputs,
+    "Speed | None": _speed,
+    "Mapping[str, str]": _texts,
+}
+"""By the types of the events' fields, as `gmnet_pt.log.events` spells them."""
 
 
 class Session(NamedTuple):
@@ -98,11 +162,12 @@ class Session(NamedTuple):
 def record_times(text: str) -> list[Session]:
     """The sessions of a record, each from its `Run` to the last event before the next one's."""
     spans: list[list[float]] = []
-    for line in text.splitlines():
+    for values in _objects(text):
         try:
-            values = json.loads(line)
-            kind, moment = values["event"], float(values["time"])
-        except (ValueError, KeyError, TypeError):
+            kind, moment = values["event"], _float(values["time"])
+        except (ValueError, KeyError, OverflowError):
+            continue
+        if not 0 <= moment < _YEAR_9999:
             continue
         if kind == Run.__name__ or not spans:
             spans.append([moment, moment])

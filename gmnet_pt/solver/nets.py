@@ -76,7 +76,13 @@ class FedNet:
         self.net.reset_state()
         if state.hidden:
             for name, tensor in self._hidden().items():
-                tensor.copy_(state.hidden[name])
+                given = state.hidden[name]
+                if given.shape != tensor.shape:
+                    raise ValueError(
+                        f"hidden state {name} has shape {tuple(given.shape)}, not "
+                        f"{tuple(tensor.shape)}"
+                    )
+                tensor.copy_(given)
         if state.readers is None:
             self.close()
         else:

@@ -1,16 +1,17 @@
 """Snapshots: PREFIX_iter_N.caffemodel, then .state.npz, then .solverstate.
 
 The first and last are Caffe's. The middle one is ours: solver type, random generators, the data
-position and layers' hidden state, so that a resumed run is the run that never stopped, bit for bit.
+position and layers' hidden state, so that a resumed run is the run that never stopped, bit for bit;
+and the digests of the other two, so that files of different moments are not taken for one snapshot.
 A snapshot exists when its .solverstate does. What is in them is a `RunState`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
-import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,11 +22,17 @@ from torch import Tensor
 
 from converters.errors import OutputError, SolverError
 from converters.formats.locks import only_writer
-from converters.formats.solverstate import SolverState, read_solverstate, write_solverstate
+from converters.formats.npz import read_npz
+from converters.formats.solverstate import SolverState, fill_solverstate, read_solverstate
 from converters.formats.whole_files import output_error, written_beside
 from converters.net.caffe_net import CaffeNet
-from converters.net.saving import save_caffemodel
+from converters.net.saving import fill_with_net
+from converters.raw_text import file_name
 from gmnet_pt.solver.run_state import NetState, RunState
+
+_MODEL_DIGEST, _STATE_DIGEST = "digest/caffemodel", "digest/solverstate"
+_MOST_NETS = 10_000
+_LARGEST_POSITION = 2**63 - 1
 
 
 class SnapshotFiles(NamedTuple):
@@ -38,7 +45,7 @@ class SnapshotFiles(NamedTuple):
 
 def snapshot_files(prefix: str, iteration: int, hdf5: bool = False) -> SnapshotFiles:
     """The files' names, which are Caffe's; `hdf5`: the format of model and state."""
-    stem, suffix = f"{prefix}_iter_{iteration}", ".h5" if hdf5 else ""
+    stem, suffix = f"{file_name(prefix)}_iter_{iteration}", ".h5" if hdf5 else ""
     names = (f"{stem}.caffemodel{suffix}", f"{stem}.state.npz", f"{stem}.solverstate{suffix}")
     return SnapshotFiles(*map(Path, names))
 
@@ -67,7 +74,7 @@ def check_folder(prefix: str) -> None:
     Raises:
         OutputError: it cannot be made or written.
     """
-    probe = Path(f"{prefix}.{os.getpid()}.probe")
+    probe = Path(f"{file_name(prefix)}.{os.getpid()}.probe")
     try:
         probe.parent.mkdir(parents=True, exist_ok=True)
         probe.touch()
@@ -87,13 +94,45 @@ def write(
     Raises:
         OutputError: a file cannot be written; earlier snapshots are untouched.
     """
-    save_caffemodel(net, files.model, diffs)
-    with written_beside(files.ours) as partial, open(partial, "wb") as file:
-        np.savez(file, **_arrays(state))
     history = [tensor.numpy() for tensor in state.history]
-    numbers = (state.iteration, state.current_step)
-    write_solverstate(files.state, SolverState(*numbers, str(files.model), history))
+    caffe = SolverState(state.iteration, state.current_step, str(files.model), history)
+    # All are written before the first is moved: a kill leaves the old ones, or no .solverstate.
+    with (
+        written_beside(files.state) as state_part,
+        written_beside(files.ours) as ours_part,
+        written_beside(files.model) as model_part,
+    ):
+        with _named(files.model):
+            fill_with_net(net, model_part, files.model, diffs)
+            model_digest = _kept_digest(model_part)
+        with _named(files.state):
+            fill_solverstate(state_part, files.state, caffe)
+            state_digest = _kept_digest(state_part)
+        arrays = _arrays(state)
+        arrays |= {_MODEL_DIGEST: np.array(model_digest), _STATE_DIGEST: np.array(state_digest)}
+        with _named(files.ours), open(ours_part, "wb") as file:
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        with _named(files.state):
+            files.state.unlink(missing_ok=True)
     return files.state
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Errors of the block are about `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+def _kept_digest(path: Path) -> str:
+    """The digest of a file that is on the disk now."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _arrays(state: RunState) -> dict[str, Any]:
@@ -110,65 +149,164 @@ def _arrays(state: RunState) -> dict[str, Any]:
     return arrays
 
 
+def ours_beside(path: Path) -> Path:
+    """The .state.npz that belongs to a .solverstate."""
+    return path.with_name(re.sub(r"\.solverstate(\.h5)?$", "", path.name) + ".state.npz")
+
+
 def read(path: Path) -> RunState:
     """The state in a snapshot: ours, or Caffe's own; `learned_net` is where its weights are.
 
+    Caffe's own, whose `type` is None, have no .state.npz beside them, or an empty one.
+
     Raises:
-        SolverError: no snapshot there, or a damaged or foreign one, or its weights are absent.
+        SolverError: no snapshot there, a damaged or foreign one, its weights are absent, or its
+            files are not of one moment.
     """
-    if not path.exists():
+    if not os.path.exists(path):
         raise SolverError(f"{path}: there is no such snapshot (a .solverstate is wanted)")
     state = read_solverstate(path)
     history = tuple(torch.from_numpy(np.array(blob)) for blob in state.history)
-    weights = str(_learned_net(state.learned_net, path))
-    ours = path.with_name(re.sub(r"\.solverstate(\.h5)?$", "", path.name) + ".state.npz")
-    rest = _read_ours(ours) if ours.exists() else {}
-    return RunState(state.iter, state.current_step, history, weights, **rest)
-
-
-def _learned_net(name: str, state: Path) -> Path:
-    """The weights that a state names: from the working directory, then beside the state."""
-    for candidate in (Path(name), state.parent / name, state.parent / Path(name).name):
-        if name and candidate.is_file():
-            return candidate
-    raise SolverError(
-        f"{state}: its weights {name!r} are neither there nor beside it ({state.parent})"
-    )
-
-
-def _read_ours(path: Path) -> dict[str, Any]:
-    """The fields of a RunState that our file has."""
+    ours = ours_beside(path)
+    weights = _learned_net(state.learned_net, path)
+    arrays = _read_ours(ours)
+    if _STATE_DIGEST in arrays:
+        weights = _of_one_moment(weights, path, ours, arrays)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-        loss = arrays.get("smoothed_loss")
-        numbers = {int(key.split("/")[1]) for key in arrays if key.startswith(("data/", "hidden/"))}
-        return {
-            "type": str(arrays["type"]),
-            "random": _tensors(arrays, "random/"),
-            "nets": tuple(
-                NetState(_readers(arrays, f"data/{number}/"), _tensors(arrays, f"hidden/{number}/"))
-                for number in range(max(numbers, default=-1) + 1)
-            ),
-            "smoothed_loss": None if loss is None else float(loss),
-        }
-    except (OSError, ValueError, zipfile.BadZipFile, KeyError, EOFError) as error:
+        rest = _fields(arrays) if arrays else {}
+    except ValueError as error:
         raise SolverError(
-            f"{path}: is damaged ({error}); remove it to resume as Caffe does"
+            f"{ours}: is damaged ({error}); remove it to resume as Caffe does"
         ) from error
+    return RunState(state.iter, state.current_step, history, str(weights[0]), **rest)
 
 
-def _below(arrays: Mapping[str, np.ndarray], start: str) -> Iterable[tuple[str, np.ndarray]]:
-    return [(key[len(start) :], value) for key, value in arrays.items() if key.startswith(start)]
+def _learned_net(name: str, state: Path) -> list[Path]:
+    """The weights that a state names: from the working directory, then beside the state."""
+    name = file_name(name)
+    candidates = (Path(name), state.parent / name, state.parent / Path(name).name)
+    found = [candidate for candidate in candidates if name and os.path.isfile(candidate)]
+    if not found:
+        raise SolverError(
+            f"{state}: its weights {_shown(name)} are neither there nor beside it ({state.parent})"
+        )
+    return found
 
 
-def _tensors(arrays: Mapping[str, np.ndarray], start: str) -> dict[str, Tensor]:
-    return {key: torch.from_numpy(value) for key, value in _below(arrays, start)}
+def _shown(name: str) -> str:
+    return repr(name) if len(name) <= 200 else f"{name[:200]!r} …"
 
 
-def _readers(arrays: Mapping[str, np.ndarray], start: str) -> tuple[Mapping[str, int], ...] | None:
-    found: dict[int, dict[str, int]] = {}
-    for key, value in _below(arrays, start):
-        place, name = key.split("/")
-        found.setdefault(int(place), {})[name] = int(value)
-    return tuple(found[place] for place in sorted(found)) or None
+def _of_one_moment(
+    weights: Sequence[Path], state: Path, ours: Path, arrays: Mapping[str, np.ndarray]
+) -> list[Path]:
+    """Those of the weights that were written together with `state` and `ours`.
+
+    Raises:
+        SolverError: there are none, or the state was not.
+    """
+    right = [path for path in weights if _digest(path) == str(arrays.get(_MODEL_DIGEST))]
+    strange = [] if right else [str(weights[0])]
+    if _digest(state) != str(arrays[_STATE_DIGEST]):
+        strange.append(str(state))
+    if strange:
+        raise SolverError(
+            f"{state}: its files are not of one snapshot: {' and '.join(strange)} "
+            f"{'is' if len(strange) == 1 else 'are'} not what {ours} was written with (another run "
+            "may have been killed while it saved there); resume from another snapshot, or remove "
+            f"{ours} to resume from the rest as Caffe does"
+        )
+    return right
+
+
+def _digest(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise SolverError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _read_ours(path: Path) -> Mapping[str, np.ndarray]:
+    """What our file has; nothing where it is absent or empty."""
+    if not path.exists() or (path.is_file() and path.stat().st_size == 0):
+        return {}
+    try:
+        return read_npz(path, SolverError)
+    except SolverError as error:
+        raise SolverError(f"{error}; remove it to resume as Caffe does") from error
+
+
+def _fields(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The fields of a RunState that our file has.
+
+    Raises:
+        ValueError: one that no run can have.
+    """
+    nets: dict[int, _Net] = {}
+    random: dict[str, Tensor] = {}
+    for key, value in arrays.items():
+        kind, *parts = key.split("/")
+        if kind == "random" and len(parts) == 1:
+            random[parts[0]] = _tensor(key, value, np.uint8)
+        elif kind == "hidden" and len(parts) == 3:
+            net = nets.setdefault(_place(key, parts[0]), _Net({}, {}))
+            net.hidden["/".join(parts[1:])] = _tensor(key, value, np.floating)
+        elif kind == "data" and len(parts) == 3:
+            net = nets.setdefault(_place(key, parts[0]), _Net({}, {}))
+            net.readers.setdefault(_place(key, parts[1]), {})[parts[2]] = _position(key, value)
+    if "type" not in arrays or arrays["type"].dtype.kind != "U" or arrays["type"].shape:
+        raise ValueError("it names no solver type")
+    return {
+        "type": str(arrays["type"]),
+        "random": random,
+        "nets": tuple(
+            nets[number].state() if number in nets else NetState()
+            for number in range(max(nets, default=-1) + 1)
+        ),
+        "smoothed_loss": _loss(arrays.get("smoothed_loss")),
+    }
+
+
+class _Net(NamedTuple):
+    """A NetState while its parts are found: readers by place, hidden tensors by name."""
+
+    readers: dict[int, dict[str, int]]
+    hidden: dict[str, Tensor]
+
+    def state(self) -> NetState:
+        readers = tuple(self.readers[place] for place in sorted(self.readers))
+        return NetState(readers or None, self.hidden)
+
+
+def _place(key: str, text: str) -> int:
+    """The number of a net or layer."""
+    if not (text.isascii() and text.isdecimal() and len(text) < 6 and int(text) < _MOST_NETS):
+        raise ValueError(f"{key} names no net or layer")
+    return int(text)
+
+
+def _position(key: str, value: np.ndarray) -> int:
+    """A number of a reader's state."""
+    if value.dtype.kind not in "iu" or value.shape or not 0 <= int(value) <= _LARGEST_POSITION:
+        raise ValueError(f"{key} is {_value(value)}, no whole number from 0 on")
+    return int(value)
+
+
+def _tensor(key: str, value: np.ndarray, kind: type[np.generic]) -> Tensor:
+    if not np.issubdtype(value.dtype, kind) or value.dtype.itemsize > 8:
+        raise ValueError(f"{key} is {_value(value)}, not of {kind.__name__}")
+    # The bytes of the file cannot be written to, and those of another machine may lie reversed.
+    return torch.from_numpy(np.array(value, value.dtype.newbyteorder("=")))
+
+
+def _loss(value: np.ndarray | None) -> float | None:
+    if value is None:
+        return None
+    if value.dtype.kind != "f" or value.shape:
+        raise ValueError(f"smoothed_loss is {_value(value)}, no number")
+    return float(value)
+
+
+def _value(value: np.ndarray) -> str:
+    return f"an array {value.shape} of {value.dtype}" if value.shape else str(value)[:40]

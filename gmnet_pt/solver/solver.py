@@ -133,6 +133,8 @@ class Solver:
             self.load(resumed, str(choice.snapshot))
             self.last_snapshot = Path(str(choice.snapshot))
             show(Resume(str(choice.snapshot)))
+            if resumed.type is None:
+                show(Message(_caffes_own(self.last_snapshot), severity="W"))
 
     # One iteration -------------------------------------------------------------------------------
 
@@ -419,3 +421,12 @@ class Solver:
             for net in solver_file.test_nets(self.param, self.path)
         )
         return [train, *(FedNet(net, self.device, self._seed, train.net) for net in tests)]
+
+
+def _caffes_own(snapshot: Path) -> str:
+    """What a resumption without our file is."""
+    ours = snapshots.ours_beside(snapshot)
+    return (
+        f"{ours} is {'empty' if ours.exists() else 'absent'}: resumed as Caffe does, data from "
+        "the first record and with new random numbers; not bit-equal to a run that never stopped"
+    )

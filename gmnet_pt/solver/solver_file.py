@@ -23,6 +23,7 @@ from converters.proto import caffe_pb2 as pb
 from converters.prototxt.kind import is_solver
 from converters.prototxt.text import read_net, read_solver, read_text
 from converters.prototxt.upgrade import upgrade_net
+from converters.raw_text import file_name, storable
 
 if TYPE_CHECKING:
     import torch
@@ -102,7 +103,7 @@ def read_solver_or_net(
     message = read_solver(beside)
     for name in ("net_param", "train_net", "train_net_param", "test_net", "test_net_param"):
         message.ClearField(name)
-    message.net = str(path)
+    message.net = storable(str(path))
     override(message, overrides, str(beside))
     return SolverFile(_with_prefix(message, beside), beside)
 
@@ -110,9 +111,9 @@ def read_solver_or_net(
 def _with_prefix(message: pb.SolverParameter, path: Path) -> pb.SolverParameter:
     """Caffe's default for snapshot_prefix: the solver's own path, or its name in a given folder."""
     if not message.HasField("snapshot_prefix"):
-        message.snapshot_prefix = str(path.with_suffix(""))
-    elif Path(message.snapshot_prefix).is_dir():
-        message.snapshot_prefix = str(Path(message.snapshot_prefix) / path.stem)
+        message.snapshot_prefix = storable(str(path.with_suffix("")))
+    elif Path(file_name(message.snapshot_prefix)).is_dir():
+        message.snapshot_prefix = storable(str(Path(message.snapshot_prefix) / path.stem))
     return message
 
 
@@ -133,6 +134,7 @@ def override(message: pb.SolverParameter, settings: Iterable[str], source: str) 
         message.ClearField(field.name)
         empty = getattr(message, field.name)
         repeated = isinstance(empty, Sequence) and not isinstance(empty, str)
+        value = storable(value)
         for one in _values(field.name, value) if repeated else [value]:
             _set(message, field.name, one.strip(), source)
 
@@ -230,7 +232,7 @@ def choose_weights(
         )
     if given or snapshot is not None:
         solver.ClearField("weights")
-        solver.weights.extend(given)
+        solver.weights.extend(map(storable, given))
 
 
 def weights(solver: pb.SolverParameter, source: Path) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from converters.datasets.registry import (
 from converters.datasets.source import Source
 from converters.datasets.tar_members import members
 from converters.errors import DataError
-from converters.formats.bounded_files import read_file
+from converters.formats.input_files import read_file
 from converters.records.datum import decode_image
 from converters.records.images import Pixels
 

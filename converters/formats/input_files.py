@@ -1,4 +1,4 @@
-"""Input files read whole: those that end, and are not too large to hold; and byte order marks."""
+"""Files to be read: that they end, are not too large to hold, and how their text is encoded."""
 
 from __future__ import annotations
 
@@ -8,11 +8,39 @@ import os
 import stat
 from pathlib import Path
 
+from converters.errors import CaffeError
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
 _MARKS = {
     codecs.BOM_UTF8: "a UTF-8 byte order mark (EF BB BF)",
     codecs.BOM_UTF16_LE: "a UTF-16 byte order mark (FF FE)",
     codecs.BOM_UTF16_BE: "a UTF-16 byte order mark (FE FF)",
 }
+
+
+def require_regular_file(path: str | Path, error: type[CaffeError]) -> None:
+    """Raise `error` unless `path` is a regular file, or a link to one.
+
+    A pipe may wait for ever, a device may never end.
+
+    Raises:
+        error: it is absent, has a name that no file can have, or is a folder, a pipe, a device.
+    """
+    try:
+        kind = stat.S_IFMT(os.stat(path).st_mode)
+    except OSError as reason:
+        raise error(f"{path}: cannot be read: {reason.strerror}") from reason
+    except ValueError as reason:  # a zero byte, or a character that the file system has not
+        raise error(f"{path}: cannot be read: {reason}") from reason
+    if kind != stat.S_IFREG:
+        found = _KINDS.get(kind, "something else")
+        raise error(f"{path}: cannot be read: it is {found}, no regular file")
 
 
 def byte_order_mark(content: bytes) -> str:
