@@ -205,7 +205,7 @@ def _error(scores: Scores) -> float | None:
     """100 · (1 - accuracy), in %."""
     for output in scores.outputs:
         if output.name == "accuracy":
-            return round(100 * (1 - output.value), 6)
+            return round(100 * (1 - output.value), 4)
     return None
 
 
