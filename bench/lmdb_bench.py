@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr
 from io import StringIO
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,10 +45,11 @@ class Written(NamedTuple):
 
 
 def rows() -> Iterable[Row]:
-    """MNIST and CIFAR-10 written, a CIFAR-10 batch decoded."""
+    """MNIST and CIFAR-10 written, their records read back, a CIFAR-10 batch decoded."""
     for written in (Written("mnist", _write_idx, 3.6), Written("cifar10", _write_bin, 2.5)):
         with tempfile.TemporaryDirectory() as folder:
             yield _writing(Path(folder), written)
+            yield _walking(Path(folder, "out", f"{written.name}_train"))
     yield _decoding()
 
 
@@ -101,6 +103,35 @@ def _writing(root: Path, written: Written) -> Row:
         floor,
         written.bound,
         note="; plain copy ".join(rates),
+    )
+
+
+def _walking(path: Path) -> Row:
+    """An epoch in batches; LMDB's own cursor, which believes every page, with the same decoder."""
+    with LmdbReader(path) as reader:
+        count = len(reader)
+
+        def ours() -> None:
+            for _ in reader.once(BATCH):
+                pass
+
+        environment = lmdb.open(str(path), readonly=True, lock=False)
+
+        def cursor() -> None:
+            with environment.begin(buffers=True) as transaction:
+                values = transaction.cursor().iternext(keys=False)
+                while records := list(islice(values, BATCH)):
+                    decode_batch(records)
+
+        mine, plain = alternate(ours, cursor, REPEATS)
+        environment.close()
+    rates = (f"{count / side.median:,.0f} records/s" for side in (mine, plain))
+    return Row(
+        f"{path.name}: {count:,} records read and decoded; through LMDB's cursor",
+        mine,
+        plain,
+        1.0,
+        note="; cursor ".join(rates),
     )
 
 

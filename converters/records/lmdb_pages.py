@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator, Sequence
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +31,9 @@ from converters.errors import DataError
 # branch, leaf and overflow pages, entries, root; last page, transaction.
 _META = struct.Struct("=QHHHHIIQQ" + "IHHQQQQQ" * 2 + "QQ")
 _HEADER = 16  # bytes: number (8), pad (2), flags (2), lower and upper (2 each) or pages (4)
-_OVERFLOW_PAGE = struct.Struct("=QHHI")
+_OVERFLOW_HEAD = np.dtype(
+    [("number", np.uint64), ("pad", np.uint16), ("flags", np.uint16), ("pages", np.uint32)]
+)
 # A node's first 8 bytes: the value's size (4), flags (2), key size (2); in a branch the first 6 are
 # the number of a page. Key and value follow.
 _NODE = 8
@@ -46,11 +49,9 @@ _NO_PAGE = (1 << 64) - 1
 _FIRST_PAGE = 2
 _LEAST_RECORD = _NODE + 2  # with its place in the page
 
-# Bytes of neighbouring pages that are read at once. Blocks of 128 KiB and more would come fresh
-# from the system each time, which takes longer than to read them.
-_RUN = 120 << 10
+_RUN = 512 << 10  # bytes of neighbouring pages that are read at once
 # Leaves that are checked at once; the first ones are fewer, so that reading begins soon.
-_FIRST_LEAVES, _MOST_LEAVES = 2, 30
+_FIRST_LEAVES, _MOST_LEAVES = 2, 512
 
 
 class Meta(NamedTuple):
@@ -90,6 +91,13 @@ class _Nodes(NamedTuple):
     row: NDArray[np.int64]
     starts: NDArray[np.int64]
     heads: NDArray[np.int64]
+
+
+def _slices(
+    block: bytes, begins: NDArray[np.int64], ends: NDArray[np.int64]
+) -> Iterator[memoryview]:
+    """The parts of `block`, made without a line of Python for each."""
+    return map(memoryview(block).__getitem__, map(slice, begins.tolist(), ends.tolist()))
 
 
 class LmdbPages:
@@ -149,17 +157,13 @@ class LmdbPages:
 
     def values(self, leaves: Leaves) -> Iterator[memoryview]:
         """The values of the leaves' records; raises as `leaves`."""
-        block, big = memoryview(leaves.block), leaves.big
-        begins, ends = leaves.begins.tolist(), (leaves.begins + leaves.sizes).tolist()
-        if not big.any():
-            return (block[begin:end] for begin, end in zip(begins, ends))
-        values = self._big_values(leaves)
-        if big.all():
+        small = _slices(leaves.block, leaves.begins, leaves.begins + leaves.sizes)
+        if not leaves.big.any():
+            return small
+        values = chain.from_iterable(self._big_values(leaves))
+        if leaves.big.all():
             return values
-        return (
-            next(values) if is_big else block[begin:end]
-            for begin, end, is_big in zip(begins, ends, big.tolist())
-        )
+        return (next(values) if big else one for one, big in zip(small, leaves.big.tolist()))
 
     def _leaf_numbers(self, numbers: list[int], level: int) -> Iterator[list[int]]:
         """The leaf pages at or below the pages `numbers` of a level, which is the root's at 1."""
@@ -176,7 +180,8 @@ class LmdbPages:
 
     def _leaves(self, numbers: Sequence[int]) -> Leaves:
         """The leaf pages `numbers`."""
-        block = b"".join([data for _, _, _, data in self._runs(numbers, [1] * len(numbers))])
+        extents = np.array(numbers), np.ones(len(numbers), np.int64)
+        block = b"".join([data for *_, data in self._runs(*extents)])
         row, starts, nodes = self._nodes(numbers, block, _LEAF)
         low, high, flags, key_sizes = nodes
         if (flags & _SUBTREE).any():
@@ -241,55 +246,61 @@ class LmdbPages:
             last_key = block[c:d]
         return last_key
 
-    def _big_values(self, leaves: Leaves) -> Iterator[memoryview]:
-        """Those values of the leaves that lie in overflow pages."""
-        page_size, last_page, unpack = (
-            self.meta.page_size,
-            self.meta.last_page,
-            _OVERFLOW_PAGE.unpack_from,
-        )
+    def _big_values(self, leaves: Leaves) -> Iterator[Iterator[memoryview]]:
+        """Those values of the leaves that lie in overflow pages, run by run."""
+        page_size, last_page = self.meta.page_size, self.meta.last_page
         octets = np.frombuffer(leaves.block, np.uint8)
-        begins, sizes = leaves.begins[leaves.big], leaves.sizes[leaves.big].tolist()
-        firsts = octets[begins[:, np.newaxis] + np.arange(8)].view(np.uint64).ravel().tolist()
-        counts = [(_HEADER - 1 + size) // page_size + 1 for size in sizes]
-        for first, count, size in zip(firsts, counts, sizes):
-            if not _FIRST_PAGE <= first <= last_page + 1 - count:
-                raise self.fail(
-                    first, f"a value of {size} bytes there passes the last page, {last_page}"
-                )
+        begins, sizes = leaves.begins[leaves.big], leaves.sizes[leaves.big]
+        firsts = octets[begins[:, np.newaxis] + np.arange(8)].view(np.int64).ravel()
+        counts = (_HEADER - 1 + sizes) // page_size + 1
+        inside = (firsts >= _FIRST_PAGE) & (firsts <= last_page + 1 - counts)
+        if not inside.all():
+            wrong = int(inside.argmin())
+            raise self.fail(
+                int(firsts[wrong]),
+                f"a value of {sizes[wrong]} bytes there passes the last page, {last_page}",
+            )
         for start, stop, run, block in self._runs(firsts, counts):
-            data = memoryview(block)
-            for first, count, size in zip(
-                firsts[start:stop], counts[start:stop], sizes[start:stop]
-            ):
-                at = (first - run) * page_size
-                number, _, flags, pages = unpack(data, at)
-                if number != first or flags & _KIND != _OVERFLOW or pages < count:
-                    raise self.fail(
-                        first, f"it begins no {count} pages for a value of {size} bytes"
-                    )
-                at += _HEADER
-                yield data[at : at + size]
+            some = slice(start, stop)
+            at = (firsts[some] - run) * page_size
+            heads = np.frombuffer(block, _OVERFLOW_HEAD)[at // _HEADER]
+            right = (
+                (heads["number"] == firsts[some].astype(np.uint64))
+                & (heads["flags"] & _KIND == _OVERFLOW)
+                & (heads["pages"] >= counts[some])
+            )
+            if not right.all():
+                wrong = start + int(right.argmin())
+                raise self.fail(
+                    int(firsts[wrong]),
+                    f"it begins no {counts[wrong]} pages for a value of {sizes[wrong]} bytes",
+                )
+            yield _slices(block, at + _HEADER, at + _HEADER + sizes[some])
 
     # ------------------------------------------------------------ reading
 
     def _runs(
-        self, firsts: Sequence[int], counts: Sequence[int]
+        self, firsts: NDArray[np.int64], counts: NDArray[np.int64]
     ) -> Iterator[tuple[int, int, int, bytes]]:
         """Extents of the file, counts[i] pages from page firsts[i]; neighbours are read at once.
 
         Yields (start, stop, first page, bytes) for the extents start … stop of each run.
         """
-        size = self.meta.page_size
-        most, stop = max(1, _RUN // size), 0
-        while stop < len(firsts):
-            start, first = stop, firsts[stop]
-            end = first + counts[start]
-            stop += 1
-            while stop < len(firsts) and firsts[stop] == end and end + counts[stop] - first <= most:
-                end += counts[stop]
-                stop += 1
-            yield start, stop, first, self._read(first * size, (end - first) * size)
+        size, ends = self.meta.page_size, firsts + counts
+        most = max(1, _RUN // size)
+        gaps = np.flatnonzero(firsts[1:] != ends[:-1]) + 1
+        for start, after in pairwise([0, *gaps.tolist(), len(firsts)]):
+            while start < after:
+                first = int(firsts[start])
+                fitting = int(np.searchsorted(ends[start:after], first + most, side="right"))
+                stop = start + max(1, fitting)
+                yield (
+                    start,
+                    stop,
+                    first,
+                    self._read(first * size, (int(ends[stop - 1]) - first) * size),
+                )
+                start = stop
 
     def _read(self, offset: int, size: int) -> bytes:
         """`size` bytes of the file at `offset`."""

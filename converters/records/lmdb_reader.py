@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -106,13 +106,17 @@ class LmdbReader:
             DataError: a page is damaged; the tree has more or fewer records than it announces; or,
                 after the last record, the database is another one than at the beginning.
         """
-        skip = position % self._length
+        # Joined by chain, not by `yield from`: no Python code runs for a record.
+        return chain.from_iterable(self._rounds(position % self._length))
+
+    def _rounds(self, skip: int) -> Iterator[Iterator[memoryview]]:
+        """The values of the leaves, round after round, the first `skip` of the first left out."""
         while True:
             for before, leaves in self._leaves():
                 if skip <= before:
-                    yield from self._pages.values(leaves)
+                    yield self._pages.values(leaves)
                 elif skip < before + len(leaves):
-                    yield from islice(self._pages.values(leaves), skip - before, None)
+                    yield islice(self._pages.values(leaves), skip - before, None)
             if self._pages.replaced():
                 raise self._changed()
             skip = 0
