@@ -72,7 +72,7 @@ def _with_escapes(text: str, source: str) -> str:
             before = text[: at + match.start()]
             line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
             raise PrototxtError(
-                f"{source}:{line}:{column}: {match[0]!r:.20} is no escape of a prototxt; in a path "
+                f"{source}:{line}:{column}: {match[0][:20]} is no escape of a prototxt; in a path "
                 "write / for each backslash"
             )
         if not match["bytes"]:

@@ -36,7 +36,8 @@ def commit_of(file: Path) -> str:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    command = ("git", *arguments)
+    # Looking must not lock the index: somebody may be about to commit.
+    command = ("git", "--no-optional-locks", *arguments)
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, check=True, timeout=30
     )
