@@ -29,7 +29,14 @@ from gmnet_pt.reproduce.runs import Run, Selection
 ROOT = Path(__file__).parents[1]
 
 
-def result(budget: str, net: Net, dataset: str, errors: Sequence[float], seed: int = 1) -> Result:
+def result(
+    budget: str,
+    net: Net,
+    dataset: str,
+    errors: Sequence[float],
+    seed: int = 1,
+    commits: tuple[str, ...] = ("c" * 40,),
+) -> Result:
     """A finished run with these test errors, one an epoch."""
     run = Run(find_budget(budget), net, dataset, seed)
     return Result(
@@ -55,7 +62,7 @@ def result(budget: str, net: Net, dataset: str, errors: Sequence[float], seed: i
         commands=("python -m prototxt_gen", "python -m gmnet_pt.train"),
         hardware={"device": "cpu", "processor": "a | processor", "threads": 1},
         versions={"torch": "2"},
-        commits=("c" * 40,),
+        commits=commits,
     )
 
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,13 @@ from gmnet_pt.reproduce.experiments import (
     TABLE_3,
     Net,
 )
-from gmnet_pt.reproduce.results import read_result, read_results
+from gmnet_pt.reproduce.results import RESULTS, keep, read_result, read_results
 from gmnet_pt.reproduce.runs import Run, RunFolder, Selection, State, locked
 from gmnet_pt.reproduce.training import Trainer
 from gmnet_pt.reproduce.work import Work
 from prototxt_gen.audit import net_cost
 from tests import tiny_reproduce
+from tests.test_exhibits import result
 from tests.tiny_reproduce import OURS
 
 PROGRAM = Path(tiny_reproduce.__file__)
@@ -212,21 +214,16 @@ def test_a_figure_is_done_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.count("done") == 3
 
 
-def test_results_that_count_are_kept_apart() -> None:
-    assert reproduce("--budget", "kept", "--figure", "5") == 0
-    files = sorted(Path("results").iterdir())
-    first, second = map(read_result, files)
-    assert (first.variant, second.variant) == ("bua_concat", "bua")
-    assert all(path.stat().st_size < 5_000 for path in files)
-    # As if another machine had made them, from a commit, and from a tree with changes.
-    for folder in (folder_of(BUA, KEPT), folder_of(Net("bua_concat"), KEPT)):
-        folder.result.unlink()
-    clean, dirty = (json.loads(path.read_text()) for path in files)
-    clean["commits"], dirty["commits"] = ["a" * 40], ["a" * 40, "b" * 40 + "-dirty"]
-    for path, values in zip(files, (clean, dirty), strict=True):
-        path.write_text(json.dumps(values))
+def test_results_of_other_machines_count_unless_their_tree_had_changes() -> None:
+    clean = result("kept", Net("bua_concat"), "tiny", [9.0])
+    dirty = result("kept", BUA, "tiny", [8.0], commits=("a" * 40, "b" * 40 + "-dirty"))
+    for one in (clean, dirty):
+        path = keep(one, RESULTS)
+        assert read_result(path) == one
+        # Written once: another of the same name changes nothing.
+        assert keep(replace(one, seconds=1.0), RESULTS) == path and read_result(path) == one
     work = work_on(KEPT)
-    assert [result.variant for result in work.known_results()] == ["bua_concat"]
+    assert work.known_results() == [clean]
     states = {status.folder.run.net.variant: status for status in work.statuses()}
     assert states["bua_concat"].reason == "before, in results/"
     assert states["bua"].is_open
@@ -291,7 +288,7 @@ def test_a_run_stopped_and_killed_ends_as_one_that_was_not(tmp_path: Path) -> No
     (working.RUNS / "long").rename("elsewhere")
     assert reproduce(*only) == 0
     assert scores(folder_of(BUA, LONG)) == resumed
-    assert len(resumed) == 16
+    assert len(resumed) == 10
 
 
 def test_minutes_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
@@ -417,13 +414,13 @@ os.fsync = full
 def test_a_full_disk_is_no_fault_of_the_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = folder_of()
+    folder = folder_of(BUA, KEPT)
     Path("start").mkdir()
     # Read at the start of the child that trains; whole files are synced before they get their name.
     Path("start/sitecustomize.py").write_text(FULL_DISK)
     with monkeypatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path("start").resolve()))
-        assert reproduce("--budget", "tiny", "--figure", "3") == 1
+        assert reproduce("--budget", "kept", "--figure", "3") == 1
     assert "the disk is full" in capsys.readouterr().err
     assert folder.state() is State.WAITING
 
@@ -432,13 +429,16 @@ def test_a_full_disk_is_no_fault_of_the_run(
 
     with monkeypatch.context() as patch:
         patch.setattr("gmnet_pt.reproduce.training.write_result", full)
-        assert reproduce("--budget", "tiny", "--figure", "3") == 1
+        assert reproduce("--budget", "kept", "--figure", "3") == 1
     assert "the disk is full" in capsys.readouterr().err
     record = folder.record.read_bytes()
-    assert reproduce("--budget", "tiny", "--figure", "3") == 0
+    assert reproduce("--budget", "kept", "--figure", "3") == 0
     # It was trained: only what came out is written now.
     assert folder.record.read_bytes() == record
     assert folder.state() is State.DONE
+    (kept,) = read_results(RESULTS)
+    assert kept == read_result(folder.result)
+    assert all(path.stat().st_size < 5_000 for path in RESULTS.iterdir())
 
 
 @pytest.mark.parametrize(

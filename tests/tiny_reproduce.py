@@ -48,7 +48,7 @@ def tiny(name: str, epochs: int, kept: bool) -> Budget:
     return Budget(name, "for tests", 0.125, {"tiny": epochs}, 0.9, PAPERS, kept)
 
 
-OURS = (tiny("tiny", 3, False), tiny("kept", 1, True), tiny("long", 16, False))
+OURS = (tiny("tiny", 3, False), tiny("kept", 1, True), tiny("long", 10, False))
 
 
 def install(patch: pytest.MonkeyPatch) -> None:
