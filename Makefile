@@ -68,7 +68,7 @@ demo: $(READY)  ## train a small GM-Net on handwritten digits, without any downl
 test: $(READY)  ## run the tests: ARGS='--mnist DIR --cifar10-jpeg FILE' adds those on real data
 	@$(BIN)/python -m pytest $(subst --cifar10-jpeg ,--cifar10-jpeg=,$(subst --mnist ,--mnist=,$(ARGS)))
 
-# Hundreds of damaged files, kills, full disks: an hour or two, and no part of `make test`.
+# Hundreds of damaged files, kills, full disks: long, and no part of `make test`.
 torture: $(READY)  ## attack the commands for long, and print what came of it: ARGS='--scale 0.1 MODULE'
 	@$(BIN)/python -m tests.torture $(ARGS)
 

@@ -513,13 +513,11 @@ def test_what_an_hdf5_dataset_announces_is_not_believed(tmp_path: Path) -> None:
     (tmp_path / "list").write_text(f"{tmp_path}/a.h5\n")
     fields = READERS_OF_LISTS["HDF5Data"].format(tmp_path / "list")
     wrong: dict[str, Callable[[object], object]] = {
-        "announces 4398046511104 bytes": lambda file: file.create_dataset(  # type: ignore[attr-defined]
+        "announces 4398046511104 bytes": lambda file: file.create_dataset(
             "data", (1 << 30, 1 << 10), "f4", chunks=(1, 1024)
         ),
-        "data is no dataset of real": lambda file: file.create_group("data"),  # type: ignore[attr-defined]
-        "no dataset of real numbers": lambda file: file.create_dataset(  # type: ignore[attr-defined]
-            "data", (3, 2), "c8"
-        ),
+        "data is no dataset of real": lambda file: file.create_group("data"),
+        "no dataset of real numbers": lambda file: file.create_dataset("data", (3, 2), "c8"),
     }
     for message, make in wrong.items():
         with h5py.File(tmp_path / "a.h5", "w") as file:

@@ -22,48 +22,11 @@ from gmnet_pt.reproduce.experiments import (
     Net,
 )
 from gmnet_pt.reproduce.pages import markdown, rows_of, text_tables, update_page
-from gmnet_pt.reproduce.results import FORMAT, RESULTS, Result, options_of, read_results
-from gmnet_pt.reproduce.results import Test as Score
+from gmnet_pt.reproduce.results import FORMAT, RESULTS, Result, read_results
 from gmnet_pt.reproduce.runs import Run, Selection
+from tests.report_case import result
 
 ROOT = Path(__file__).parents[1]
-
-
-def result(
-    budget: str,
-    net: Net,
-    dataset: str,
-    errors: Sequence[float],
-    seed: int = 1,
-    commits: tuple[str, ...] = ("c" * 40,),
-) -> Result:
-    """A finished run with these test errors, one an epoch."""
-    run = Run(find_budget(budget), net, dataset, seed)
-    return Result(
-        id=f"{budget}_{run.name}_20260101T000000Z",
-        budget=budget,
-        variant=net.variant,
-        reading=net.reading,
-        bu_s=net.bu_s,
-        dataset=dataset,
-        seed=seed,
-        precision="fp32",
-        options=options_of(run),
-        epochs=len(errors),
-        iterations=10 * len(errors),
-        parameters=1000,
-        depth=27,
-        multiply_adds=10,
-        tests=tuple(Score(n, 10 * n, error, 0.5, 0.6) for n, error in enumerate(errors, 1)),
-        started="2026-01-01T00:00:00Z",
-        finished="2026-01-01T01:00:00Z",
-        seconds=3600,
-        sessions=1,
-        commands=("python -m prototxt_gen", "python -m gmnet_pt.train"),
-        hardware={"device": "cpu", "processor": "a | processor", "threads": 1},
-        versions={"torch": "2"},
-        commits=commits,
-    )
 
 
 def shown(exhibit: Exhibit, results: Sequence[Result], selection: Selection) -> Shown:

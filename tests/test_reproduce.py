@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from converters.errors import DataError, OutputError, SolverError
+from converters.formats.locks import inherited_lock
 from converters.reporting import SILENT
 from gmnet_pt.reproduce import work as working
 from gmnet_pt.reproduce.__main__ import main
@@ -34,13 +35,19 @@ from gmnet_pt.reproduce.experiments import (
     TABLE_3,
     Net,
 )
-from gmnet_pt.reproduce.results import RESULTS, keep, read_result, read_results
-from gmnet_pt.reproduce.runs import Run, RunFolder, Selection, State, locked
+from gmnet_pt.reproduce.results import (
+    RESULTS,
+    keep,
+    read_result,
+    read_results,
+    write_result,
+)
+from gmnet_pt.reproduce.runs import Run, RunFolder, Selection, State
 from gmnet_pt.reproduce.training import Trainer
 from gmnet_pt.reproduce.work import Work
 from prototxt_gen.audit import net_cost
 from tests import tiny_reproduce
-from tests.test_exhibits import result
+from tests.report_case import result
 from tests.tiny_reproduce import OURS
 
 PROGRAM = Path(tiny_reproduce.__file__)
@@ -229,6 +236,10 @@ def test_results_of_other_machines_count_unless_their_tree_had_changes() -> None
     assert states["bua"].is_open
     work.repeat = True
     assert all(status.is_open for status in work.statuses())
+    # The same, made here: not done again, and said.
+    write_result(dirty, folder_of(BUA, KEPT).result)
+    reasons = [status.reason for status in work.statuses() if status.state == "done"]
+    assert reasons == ["with uncommitted changes, so its numbers are left out"]
 
 
 def test_a_damaged_result_is_an_error_that_names_it() -> None:
@@ -249,7 +260,7 @@ def scores(folder: RunFolder) -> list[tuple[int, float, float | None]]:
 def test_a_run_stopped_and_killed_ends_as_one_that_was_not(tmp_path: Path) -> None:
     """By a wish; by a kill of the training; by a kill of whoever follows it."""
     only = ["--budget", "long", "--figure", "3"]
-    folder, place = folder_of(BUA, LONG), Path.cwd()
+    folder = folder_of(BUA, LONG)
 
     selection = Selection(LONG, (FIGURE_3,))
     work = Work(selection, Trainer("cpu", SILENT, stopped=lambda: folder.iteration > 0))
@@ -259,10 +270,7 @@ def test_a_run_stopped_and_killed_ends_as_one_that_was_not(tmp_path: Path) -> No
     stopped_at = folder.iteration
     assert 0 < stopped_at < folder.iterations
 
-    command = [sys.executable, str(PROGRAM), "--device", "cpu", *only]
-    environment = {**os.environ, "PYTHONPATH": str(PROGRAM.parents[1])}
-    log = open("out.txt", "wb")  # noqa: SIM115 (closed with the test)
-    parent = subprocess.Popen(command, cwd=place, env=environment, stdout=log, stderr=log)
+    parent = begun(*only)
     wait_for(lambda: folder.iteration > stopped_at)
     killed_at = folder.iteration
     kill_training(folder)
@@ -270,7 +278,7 @@ def test_a_run_stopped_and_killed_ends_as_one_that_was_not(tmp_path: Path) -> No
     assert "ended by SIGKILL" in Path("out.txt").read_text()
     assert folder.state() is State.STOPPED and folder.failure is None
 
-    parent = subprocess.Popen(command, cwd=place, env=environment, stdout=log, stderr=log)
+    parent = begun(*only)
     wait_for(lambda: folder.iteration > killed_at)
     parent.kill()
     parent.wait()
@@ -280,7 +288,6 @@ def test_a_run_stopped_and_killed_ends_as_one_that_was_not(tmp_path: Path) -> No
         assert lock is None
     wait_for(lambda: folder.state() is not State.RUNNING)
     assert reproduce(*only) == 0
-    log.close()
     resumed = scores(folder)
     assert read_result(folder.result).sessions == 3
 
@@ -299,6 +306,14 @@ def test_minutes_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
     assert "0 runs done now, stopped" in capsys.readouterr().out
     assert folder_of(BUA, LONG).state() in (State.STOPPED, State.WAITING)
     assert folder_of(Net("bua_concat"), LONG).state() is State.WAITING
+
+
+def begun(*words: str) -> subprocess.Popen[bytes]:
+    """The command in a process of its own, which prints to out.txt."""
+    command = [sys.executable, str(PROGRAM), "--device", "cpu", *words]
+    environment = {**os.environ, "PYTHONPATH": str(PROGRAM.parents[1])}
+    with open("out.txt", "ab") as out:
+        return subprocess.Popen(command, env=environment, stdout=out, stderr=out)
 
 
 def kill_training(folder: RunFolder) -> None:
@@ -335,27 +350,24 @@ def test_two_at_once_share_the_work() -> None:
 
 def test_a_lock_lasts_as_long_as_a_child_holds_it(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    with locked(path, 0) as handle:
+    with inherited_lock(path, 0) as handle:
         assert handle is not None
         child = subprocess.Popen(["sleep", "60"], pass_fds=[handle])
-    with locked(path, 0) as handle:
+    with inherited_lock(path, 0) as handle:
         assert handle is None
     child.kill()
     child.wait()
-    with locked(path, 1) as handle:
+    with inherited_lock(path, 1) as handle:
         assert handle is not None
 
 
 def test_an_interrupted_command_stops_after_a_snapshot() -> None:
-    command = [sys.executable, str(PROGRAM), "--device=cpu", "--budget=long", "--figure=3"]
-    environment = {**os.environ, "PYTHONPATH": str(PROGRAM.parents[1])}
     folder = folder_of(BUA, LONG)
-    child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    child = begun("--budget", "long", "--figure", "3")
     wait_for(lambda: folder.iteration > 0)
     child.send_signal(signal.SIGINT)
-    out, _ = child.communicate(timeout=60)
-    assert child.returncode == 130
-    assert "0 runs done now, stopped" in out
+    assert child.wait(60) == 130
+    assert "0 runs done now, stopped" in Path("out.txt").read_text()
     assert folder.state() is State.STOPPED
 
 
@@ -456,7 +468,14 @@ def test_wrong_wishes(words: list[str], says: str, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
-    "words", [["--minutes", "0"], ["--minutes", "nan"], ["--seeds", "1,x"], ["--source", "mnist"]]
+    "words",
+    [
+        ["--minutes", "0"],
+        ["--minutes", "nan"],
+        ["--seeds", "1,x"],
+        ["--source", "mnist"],
+        ["--list", "--report"],
+    ],
 )
 def test_wrong_usage(words: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:

@@ -442,31 +442,3 @@ def test_a_build_that_is_ended_leaves_nothing(
     _, error = process.communicate(timeout=60)
     assert (process.returncode, error) == (status, word)
     assert [path.name for path in tmp_path.rglob("*") if path.name != "made"] == []
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_verify_that_is_ended_leaves_no_childs_traceback(
-    number: signal.Signals, tmp_path: Path
-) -> None:
-    import numpy as np
-
-    from converters.records.datum import encode_datum
-    from converters.records.lmdb_writer import create_lmdb
-
-    record = encode_datum(np.zeros((3, 8, 8), np.uint8), 1)
-    with create_lmdb(tmp_path / "db") as writer:
-        keys = [b"%08d" % place for place in range(150_000)]
-        writer.put_all(keys, [record] * len(keys))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "converters", "verify", "db"],
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    time.sleep(1.5)
-    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
-    _, error = process.communicate(timeout=60)
-    assert b"Traceback" not in error
-    assert process.returncode in (128 + number, 0)

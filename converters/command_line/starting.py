@@ -58,4 +58,5 @@ def _open_closed_streams() -> None:
                 os.dup2(opened, number)
                 os.close(opened)
             mode = "r" if name == "stdin" else "w"
-            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+            stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115 (it stays)
+            setattr(sys, name, stream)

@@ -10,7 +10,10 @@ import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 
 class _Sink(io.FileIO):
@@ -24,11 +27,11 @@ class _Sink(io.FileIO):
         self.failure: OSError | None = None
         self._ends = ends
 
-    def write(self, data: object, /) -> int:
-        size = memoryview(data).nbytes  # type: ignore[arg-type]
+    def write(self, data: ReadableBuffer, /) -> int:
+        size = memoryview(data).nbytes
         if self.failure is None:
             try:
-                written: int | None = super().write(data)  # type: ignore[arg-type]
+                written: int | None = super().write(data)
             except OSError as error:
                 self.failure = error
                 if self._ends and isinstance(error, BrokenPipeError):

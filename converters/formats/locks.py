@@ -1,8 +1,9 @@
-"""One process at a time: a lock beside what is written, that dies with the process that holds it.
+"""One process at a time: locks that die with the process that holds them.
 
-The lock is flock on an empty hidden file `.NAME.lock`, which is removed at the end; what a killed
-process leaves of it locks nobody out. Where the file system knows no locks, or the folder cannot be
-written, work goes on without one.
+`only_writer` keeps others from what is being written: flock on an empty hidden file `.NAME.lock`
+beside it, removed at the end; what a killed process leaves of it locks nobody out. Where the file
+system knows no locks, or the folder cannot be written, work goes on without one. `inherited_lock`
+is a file of its own that child processes may hold on to.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import errno
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from converters.errors import OutputError
+from converters.formats.whole_files import output_error
 
 _PATIENCE = 100  # tries: others make and remove the same file and folder meanwhile
 
@@ -106,3 +109,50 @@ def _take(place: Path, path: Path, other: str, way_out: str) -> _Taken:
             return _Taken(None, made)
         os.close(handle)  # its holder has just removed it
     return _Taken(None)
+
+
+@contextmanager
+def inherited_lock(path: Path, patience: float) -> Iterator[int | None]:
+    """Lock the file `path`, trying for `patience` seconds; yields its handle, None if it is taken.
+
+    The lock lasts while a process holds the handle, children that inherit it included: what a
+    killed process leaves behind is free once the last of them has ended.
+
+    Raises:
+        OutputError: the file cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise output_error(path, error) from error
+    until = time.monotonic() + patience
+    try:
+        while not _flock(handle, fcntl.LOCK_EX):
+            if time.monotonic() >= until:
+                yield None
+                return
+            time.sleep(0.05)
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether somebody holds the lock of `inherited_lock`; who takes it now may have to wait."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return not _flock(handle, fcntl.LOCK_SH)
+    finally:
+        os.close(handle)
+
+
+def _flock(handle: int, kind: int) -> bool:
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -38,7 +38,9 @@ def open_to_append(path: Path) -> TextIO:
     """`path` opened behind its last whole line, its folder made; raises OutputError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = open(path, "a", encoding="utf-8", errors="backslashreplace", opener=_open)  # noqa: SIM115
+        stream = open(  # noqa: SIM115 (closed by its log)
+            path, "a", encoding="utf-8", errors="backslashreplace", opener=_open
+        )
         if _ends_in_a_cut_line(path):
             stream.write("\n")
     except OSError as error:

@@ -14,14 +14,12 @@ if __name__ == "__main__":  # before what takes long to import
 
 import argparse
 import math
-import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 
 from converters.command_line.program import run_program
 from converters.command_line.progress import TerminalReporter
@@ -40,6 +38,8 @@ from gmnet_pt.reproduce.training import Trainer
 from gmnet_pt.reproduce.work import Outcome, Status, Work
 from gmnet_pt.solver.device import named_device, solver_device
 from gmnet_pt.solver.precision import PRECISIONS
+from gmnet_pt.solver.solver import Request
+from gmnet_pt.train import Signals
 from prototxt_gen.audit import audit
 from prototxt_gen.recipes import find_dataset
 
@@ -79,9 +79,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--minutes", type=_minutes, metavar="N", help="stop after so many, to go on another time")
     add("--retry", action="store_true", help="try failed runs again")
     add("--repeat", action="store_true", help="also do runs that results/ has from elsewhere")
-    add("--list", action="store_true", help="show each run's state and the time left; do nothing")
-    add("--report", action="store_true", help="write the report of what is there; train nothing")
-    add(
+    instead = parser.add_mutually_exclusive_group().add_argument
+    instead("--list", action="store_true", help="show each run's state and the time left alone")
+    instead(
+        "--report", action="store_true", help="write the report of what is there; train nothing"
+    )
+    instead(
         "--page",
         type=Path,
         metavar="FILE.md",
@@ -117,23 +120,6 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
-class _Stop:
-    """Whether a signal has asked for an end; a second Ctrl-C interrupts at once."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._note)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.received == number:
-            raise KeyboardInterrupt
-        self.received = number
-
-    def __call__(self) -> bool:
-        return self.received is not None
-
-
 def _exhibits(args: argparse.Namespace) -> tuple[bool, tuple[Exhibit, ...]]:
     """Whether Table 1 is wanted, and the exhibits that need training; all if none is named.
 
@@ -154,7 +140,7 @@ def _exhibits(args: argparse.Namespace) -> tuple[bool, tuple[Exhibit, ...]]:
 
 def run(args: argparse.Namespace) -> int:
     """Do what is asked for."""
-    stop, start = _Stop(), time.monotonic()
+    signals, start = Signals(Request.STOP, Request.STOP), time.monotonic()
     with_table_1, exhibits = _exhibits(args)
     selection = Selection(
         find_budget(args.budget),
@@ -166,7 +152,9 @@ def run(args: argparse.Namespace) -> int:
     )
     device = named_device(args.device) if args.device else solver_device(pb.SolverParameter())
     deadline = None if args.minutes is None else start + 60 * args.minutes
-    trainer = Trainer(str(device), TerminalReporter(), deadline, stop)
+    trainer = Trainer(
+        str(device), TerminalReporter(), deadline, lambda: signals.received is not None
+    )
     sources = {name: Path(path) for name, path in args.source}
     for name in sources:
         find_dataset(name)
@@ -186,11 +174,11 @@ def run(args: argparse.Namespace) -> int:
         outcome = work.do()
     report = collect(work, with_table_1)
     write_report(report, page)
-    if args.table == [1]:
+    if 1 in args.table:
         print(audit())
     print("\n".join([*text_tables(report.shown), "", *_end_lines(outcome), f"Report: {page}"]))
-    if stop.received is not None:
-        return 128 + stop.received
+    if signals.received is not None:
+        return 128 + signals.received
     return 1 if outcome.failures else 0
 
 

@@ -9,8 +9,8 @@ from converters.datasets.build import build
 from converters.datasets.registry import Dataset
 from converters.datasets.source import Source
 from converters.errors import CaffeError
+from converters.formats.locks import inherited_lock
 from converters.reporting import Reporter
-from gmnet_pt.reproduce.runs import locked
 from prototxt_gen.recipes import DATABASES
 
 _PATIENCE = 3600.0  # while another process builds the same set
@@ -36,7 +36,7 @@ def provide(dataset: Dataset, sources: Mapping[str, Path], reporter: Reporter) -
     if _is_there(dataset):
         return
     out = Path(DATABASES)
-    with locked(out / f".{dataset.name}.lock", _PATIENCE) as handle:
+    with inherited_lock(out / f".{dataset.name}.lock", _PATIENCE) as handle:
         if handle is None:
             raise CaffeError(f"{out}/{dataset.train_database}: another process is building it")
         if _is_there(dataset):

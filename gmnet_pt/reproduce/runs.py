@@ -7,10 +7,7 @@ reason of a failed one, snapshots of one that was stopped, and a lock held by wh
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -20,7 +17,7 @@ from pathlib import Path
 
 from converters.datasets.registry import Dataset
 from converters.errors import SolverError
-from converters.formats.whole_files import output_error
+from converters.formats.locks import inherited_lock, is_locked
 from gmnet_pt.reproduce.budgets import Budget
 from gmnet_pt.reproduce.experiments import BASELINE, BUA, BUB, DATASETS, Exhibit, Net, Row
 from prototxt_gen.options import Options
@@ -145,16 +142,10 @@ class Selection:
     def runs(self) -> list[Run]:
         """All runs, each once, the most telling first: MNIST, then CIFAR-10, then the rest."""
         needed = [
-            (
-                seed,
-                _urgency(row, dataset),
-                place,
-                Run(self.budget, net, trained, seed, self.precision),
-            )
+            (run.seed, _urgency(row, dataset), place, run)
             for place, (row, dataset) in enumerate(self._cells())
             for net in filter(None, (row.net, row.beside))
-            for trained in [self.trained(dataset)]
-            for seed in self.seeds
+            for run in self.runs_of(net, dataset)
         ]
         needed.sort(key=lambda entry: entry[:3])
         return list(dict.fromkeys(run for *_, run in needed))
@@ -239,24 +230,11 @@ class RunFolder:
         """How far it is, as its files say."""
         if self.result.exists():
             return State.DONE
-        if self._taken():
+        if is_locked(self.path / LOCK):
             return State.RUNNING
         if self.failure is not None:
             return State.FAILED
         return State.STOPPED if self.snapshots() else State.WAITING
-
-    def _taken(self) -> bool:
-        try:
-            handle = os.open(self.path / LOCK, os.O_RDONLY)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(handle)
-        return False
 
     @contextmanager
     def locked(self) -> Iterator[int | None]:
@@ -264,41 +242,10 @@ class RunFolder:
 
         Yields None where somebody else has it.
         """
-        with locked(self.path / LOCK, _PATIENCE) as handle:
+        with inherited_lock(self.path / LOCK, _PATIENCE) as handle:
             yield handle
 
     @cached_property
     def iterations(self) -> int:
         """Of the whole training."""
         return self.run.schedule.max_iter
-
-
-@contextmanager
-def locked(path: Path, patience: float) -> Iterator[int | None]:
-    """Lock the file `path`, trying for `patience` seconds; yields its handle, or None.
-
-    The lock lasts while a process holds the handle, children that inherit it included, so that what
-    a killed process leaves behind is free again once the last of them has ended.
-
-    Raises:
-        OutputError: the file cannot be made.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise output_error(path, error) from error
-    until = time.monotonic() + patience
-    try:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= until:
-                    yield None
-                    return
-                time.sleep(0.05)
-        yield handle
-    finally:
-        os.close(handle)

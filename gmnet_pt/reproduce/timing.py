@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
-from typing import Any
 
 from converters.formats.whole_files import written_beside
 from gmnet_pt.log.provenance import describe_hardware
@@ -39,7 +37,7 @@ def measure(folder: RunFolder, device: str) -> float:
         solver.step(_ITERATIONS).item()
         seconds = (time.perf_counter() - start) / _ITERATIONS
     with written_beside(folder.path / _TIMING) as partial:
-        text = json.dumps({"seconds": seconds, "hardware": _hardware(device)}, indent=1)
+        text = json.dumps({"seconds": seconds, "hardware": describe_hardware(device)}, indent=1)
         partial.write_text(text + "\n", encoding="utf-8")
     return seconds
 
@@ -59,13 +57,9 @@ def seconds_left(folder: RunFolder, device: str) -> float | None:
 def _known(folder: RunFolder, device: str) -> float | None:
     try:
         values = json.loads((folder.path / _TIMING).read_text(encoding="utf-8"))
-        return float(values["seconds"]) if values["hardware"] == _hardware(device) else None
+        return float(values["seconds"]) if values["hardware"] == describe_hardware(device) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _hardware(device: str) -> Mapping[str, Any]:
-    return describe_hardware(device)
 
 
 def span(seconds: float) -> str:

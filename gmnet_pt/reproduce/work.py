@@ -13,6 +13,7 @@ from gmnet_pt.reproduce.results import RESULTS, Result, keep, read_result, read_
 from gmnet_pt.reproduce.runs import Run, RunFolder, Selection, State
 from gmnet_pt.reproduce.timing import measure, seconds_left, span
 from gmnet_pt.reproduce.training import FailedRunError, Trainer, finish, is_trained, train
+from prototxt_gen.recipes import find_dataset
 
 RUNS = Path("runs/reproduce")
 
@@ -82,7 +83,9 @@ class Work:
     def _status(self, folder: RunFolder, results: list[Result]) -> Status:
         state, run = folder.state(), folder.run
         if state is State.DONE:
-            return Status(folder, "done", "", 0.0, False)
+            counts = self.counts(read_result(folder.result))
+            reason = "" if counts else "with uncommitted changes, so its numbers are left out"
+            return Status(folder, "done", reason, 0.0, False)
         if not self.repeat and any(result.belongs_to(run) for result in results):
             return Status(folder, "done", "before, in results/", 0.0, False)
         left = seconds_left(folder, self.trainer.device)
@@ -108,11 +111,7 @@ class Work:
         for dataset in dict.fromkeys(folder.run.dataset for folder in todo):
             if self.trainer.over():
                 break
-            provide(
-                next(f.run.set for f in todo if f.run.dataset == dataset),
-                self.sources,
-                self.trainer.reporter,
-            )
+            provide(find_dataset(dataset), self.sources, self.trainer.reporter)
         shown = self.trainer.reporter.progress(todo, "timing each net", len(todo), "nets")
         for folder in shown:
             if self.trainer.over():
