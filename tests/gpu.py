@@ -214,7 +214,7 @@ def epochs(session: Session) -> Iterator[Finding]:
             "snapshot_after_train=false",
         )
         chosen = ("--precision", precision, "--capture", capture, *_set(settings))
-        done = train(session, name, 60, *chosen, batch=batch)
+        done = train(session, name, 45, *chosen, batch=batch)
         if done.status != 0:
             yield Finding(what, done.last, False)
             continue
@@ -241,7 +241,7 @@ def resume(session: Session) -> Iterator[Finding]:
     states = {"again": None, "resumed": "runs/whole/bua_iter_15.solverstate"}
     for name, state in {"whole": None, **states}.items():
         given = ("--snapshot", state) if state else ()
-        done = train(session, name, 40, *options, *given)
+        done = train(session, name, 60, *options, *given)
         if done.status != 0:
             yield Finding(f"resume: {name} run", done.last, False)
             return
@@ -274,7 +274,7 @@ def bench(session: Session) -> Iterator[Finding]:
 
 
 PARTS: dict[str, Callable[[Session], Iterator[Finding]]] = {
-    part.__name__: part for part in (machine, epochs, tests, resume, bench)
+    part.__name__: part for part in (machine, tests, resume, epochs, bench)
 }
 
 
