@@ -81,6 +81,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--strict", action="store_true", help="a layer that no weights file has is an error")
     add("--device", help="cpu, cuda or cuda:N; otherwise solver_mode and device_id decide")
     add("--precision", choices=list(PRECISIONS), default="fp32", help="fp32 follows Caffe")
+    capture = "record an iteration as a CUDA graph and replay it (default: on; a CPU has none)"
+    add("--capture", choices=["on", "off"], default="on", help=capture)
     add("--max-iter", type=int, help="the same as --set max_iter=N")
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help="override a solver field")
     add("--log", choices=["caffe", "bar"], help="default: a bar on a terminal, else Caffe's lines")
@@ -108,6 +110,7 @@ def solver_choice(args: argparse.Namespace) -> SolverChoice:
         stages=args.stage,
         strict=args.strict,
         precision=args.precision,
+        capture=args.capture == "on",
         allow_python_layers=args.allow_python_layers,
     )
 

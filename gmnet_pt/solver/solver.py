@@ -8,7 +8,7 @@ Neighbours: `solver_file` (what to train), `nets` and `batches`, `step`, `update
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from enum import Enum
 from functools import partial
@@ -41,6 +41,7 @@ from gmnet_pt.log.events import (
 from gmnet_pt.solver import not_finite, solver_file, testing
 from gmnet_pt.solver import snapshot as snapshots
 from gmnet_pt.solver.batches import Batches
+from gmnet_pt.solver.capture import CapturedStep, CudaGraphs, Graphs
 from gmnet_pt.solver.debug_info import show_forward_backward
 from gmnet_pt.solver.device import choose_device
 from gmnet_pt.solver.lr_policy import rate_policy
@@ -124,6 +125,9 @@ class Solver:
         # What the step is given, filled anew each iteration: the device need not wait for them.
         self._rate_now = torch.zeros((), device=self.device)
         self._iteration_now = torch.zeros((), dtype=torch.float64, device=self.device)
+        self._captured: CapturedStep | None = None
+        if choice.capture and self.device.type == "cuda":
+            self._capture(CudaGraphs(self.device))
         self._begin_window(0.0)
         self._stop = self._debug_train = False
         self._requests = no_request
@@ -156,10 +160,32 @@ class Solver:
             self._update()
         return loss
 
+    def _capture(self, graphs: Graphs) -> None:
+        """Let `graphs` record an iteration, and run it from there."""
+        self._captured = CapturedStep(
+            self.training,
+            self._rate_now,
+            self._iteration_now,
+            graphs,
+            self.param.debug_info,
+            lambda line: self.show(Message(line)),
+        )
+
     def _accumulate(self, inputs: Feed | None, debug: bool = False) -> Passed:
-        feeds = (self._train_feed(inputs) for _ in range(self.param.iter_size))
-        with self.random.entered():
-            passed = self.training.accumulate(feeds, self._show_pass if debug else None)
+        """Forward and backward; a captured iteration has its update behind it too."""
+        self._due = self._rate(self.iter, self.current_step)
+        self._rate_now.fill_(self._due.rate)
+        self._iteration_now.fill_(self.iter)
+        feeds: Iterable[Feed] = (self._train_feed(inputs) for _ in range(self.param.iter_size))
+        passed = None
+        if self._captured is not None and not debug:
+            feeds = list(feeds)
+            with self.random.entered():
+                passed = self._captured(feeds)
+        self._updated = passed is not None
+        if passed is None:
+            with self.random.entered():
+                passed = self.training.accumulate(feeds, self._show_pass if debug else None)
         # A device is not made to wait for this; there the loss is looked at where it is displayed.
         if self.device.type == "cpu":
             self._require_finite(passed.loss)
@@ -175,10 +201,11 @@ class Solver:
 
     def _update(self) -> None:
         step = self.current_step
-        rate, self.current_step = self._rate(self.iter, step)
+        self.current_step = self._due.current_step
         if self.current_step != step:
             self.show(MultiStep(self.iter, self.current_step))
-        self.training.update(self._rate_now.fill_(rate), self._iteration_now.fill_(self.iter))
+        if not self._updated:
+            self.training.update(self._rate_now, self._iteration_now)
         norm = self.updater.gradient_norm
         if norm is not None and self.device.type == "cpu" and norm > self.param.clip_gradients:
             self.show(Clip(float(norm), self.param.clip_gradients))
