@@ -199,6 +199,7 @@ class HDF5Output(Layer):
 
     bottoms = Count(2, 2)
     tops = Count(0, 0)
+    has_effects = True
     differences = (
         "`check`, `time`, `features` and `classify` write nothing; training, `gmnet_pt.test` and a "
         "net of `load_net` do"
