@@ -66,7 +66,7 @@ demo: $(READY)  ## train a small GM-Net on handwritten digits, without any downl
 
 # pytest takes DIR in `--mnist DIR` for a folder of tests; `--mnist=DIR` it understands.
 test: $(READY)  ## run the tests: ARGS='--mnist DIR --cifar10-jpeg FILE' adds those on real data
-	@$(BIN)/python -m pytest $(subst --cifar10-jpeg ,--cifar10-jpeg=,$(subst --mnist ,--mnist=,$(ARGS)))
+	@$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(subst --cifar10-jpeg ,--cifar10-jpeg=,$(subst --mnist ,--mnist=,$(ARGS)))
 
 # With the PYTHON that is given, which needs no environment of ours, or else with ours if it is there.
 gpu:  ## try everything that needs a GPU, within 8 minutes: OUT=folder PYTHON= ARGS

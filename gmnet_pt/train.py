@@ -27,6 +27,7 @@ from gmnet_pt.log.events import Message
 from gmnet_pt.log.open_log import open_log
 from gmnet_pt.log.provenance import describe_run
 from gmnet_pt.solver.device import choose_device
+from gmnet_pt.solver.layout import AUTO, LAYOUTS
 from gmnet_pt.solver.precision import PRECISIONS
 from gmnet_pt.solver.snapshot import sole_writer
 from gmnet_pt.solver.solver import Request, Solver
@@ -83,6 +84,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--precision", choices=list(PRECISIONS), default="fp32", help="fp32 follows Caffe")
     capture = "record an iteration as a CUDA graph and replay it (default: on; a CPU has none)"
     add("--capture", choices=["on", "off"], default="on", help=capture)
+    add("--layout", choices=[AUTO, *LAYOUTS], default=AUTO, help="of memory; auto measures both")
     add("--max-iter", type=int, help="the same as --set max_iter=N")
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help="override a solver field")
     add("--log", choices=["caffe", "bar"], help="default: a bar on a terminal, else Caffe's lines")
@@ -111,6 +113,7 @@ def solver_choice(args: argparse.Namespace) -> SolverChoice:
         strict=args.strict,
         precision=args.precision,
         capture=args.capture == "on",
+        layout=args.layout,
         allow_python_layers=args.allow_python_layers,
     )
 

@@ -31,7 +31,8 @@ class RunState:
     Caffe's own snapshots hold the first four alone: then data starts at its first record and random
     numbers go on as they are. `nets` are the train net and the test nets, in the solver's order.
     `smoothed_loss` is the displayed mean over average_loss at that moment; `Solver.solve` begins a
-    new window, at a resumption too, as Caffe's Step does.
+    new window, at a resumption too, as Caffe's Step does. `layout` is the memory format of
+    a run that has one.
     """
 
     iteration: int
@@ -42,8 +43,9 @@ class RunState:
     random: Mapping[str, Tensor] = field(default_factory=dict)
     nets: tuple[NetState, ...] = ()
     smoothed_loss: float | None = None
+    layout: str | None = None
 
 
 def on_host(tensor: Tensor) -> Tensor:
-    """A copy that training does not change."""
-    return tensor.detach().to("cpu", copy=True)
+    """A copy that training does not change, in the order of its axes."""
+    return tensor.detach().to("cpu", copy=True).contiguous()

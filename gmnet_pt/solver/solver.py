@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from converters.errors import SolverError
-from converters.net.caffe_net import CaffeNet
+from converters.net.caffe_net import CaffeNet, lay_out
 from converters.net.choice import Weights
 from converters.proto import caffe_pb2 as pb
 from gmnet_pt.log.events import (
@@ -38,6 +38,7 @@ from gmnet_pt.log.events import (
     Start,
     Stop,
 )
+from gmnet_pt.solver import layout as layouts
 from gmnet_pt.solver import not_finite, solver_file, testing
 from gmnet_pt.solver import snapshot as snapshots
 from gmnet_pt.solver.batches import Batches
@@ -132,6 +133,9 @@ class Solver:
         self._stop = self._debug_train = False
         self._requests = no_request
         self._last_feed: Feed | None = None
+        self.layout: str | None = None
+        if choice.layout != layouts.AUTO:
+            self._lay_out(choice.layout)
         self.last_snapshot: Path | None = None
         if resumed is not None:
             self.load(resumed, str(choice.snapshot))
@@ -192,8 +196,20 @@ class Solver:
         return passed
 
     def _train_feed(self, inputs: Feed | None) -> Feed:
-        self._last_feed = self._fed[0].next() if inputs is None else inputs
-        return self._last_feed
+        self._last_feed = feed = self._fed[0].next() if inputs is None else inputs
+        if self.layout is None:
+            run = partial(self.training.forward_backward, feed)
+            chosen = layouts.choose(self.net, self.device, run)
+            self._lay_out(chosen.name)
+            self.show(Message(f"Memory layout: {chosen.name} ({chosen.reason})."))
+        return feed
+
+    def _lay_out(self, name: str) -> None:
+        """Keep nets and history in the memory format of a name, whose values stay."""
+        self.layout = name
+        for net in (self.net, *self.test_nets):
+            net.lay_out(layouts.layout(name))
+        lay_out(self.updater.history, layouts.layout(name))
 
     def _show_pass(self, feed: Feed) -> Passed:
         with self.precision.arithmetic(self.device):
@@ -362,6 +378,7 @@ class Solver:
             random=self.random.state(),
             nets=tuple(fed.state() for fed in self._fed),
             smoothed_loss=float(self._smoothed.value),
+            layout=self.layout,
         )
 
     def load(self, state: RunState, source: str = "state") -> None:
@@ -379,6 +396,8 @@ class Solver:
         self.updater.load_history([x.to(self.device) for x in state.history], source)
         if state.learned_net:
             self.net.load_weights(state.learned_net, strict=True)
+        if state.layout is not None and self.choice.layout == layouts.AUTO:
+            self._lay_out(state.layout)
         self.iter, self.current_step = state.iteration, state.current_step
         self._begin_window(state.smoothed_loss or 0.0)
         unknown = [NetState()] * (len(self._fed) - len(state.nets))
