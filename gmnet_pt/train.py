@@ -29,6 +29,7 @@ from converters.raw_text import file_name
 from gmnet_pt.log.events import Message
 from gmnet_pt.log.open_log import Logs, open_log
 from gmnet_pt.log.provenance import describe_run
+from gmnet_pt.net_command import add_threads_option, use_threads
 from gmnet_pt.solver.device import choose_device
 from gmnet_pt.solver.precision import PRECISIONS
 from gmnet_pt.solver.processes import Processes, joined, own_device
@@ -91,6 +92,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--tensorboard", action="store_true", help="write TensorBoard events beside the log")
     add("--sigint-effect", choices=effects, default="stop", help="of Ctrl-C (default: stop)")
     add("--sighup-effect", choices=effects, default="snapshot", help="of SIGHUP (snapshot)")
+    add_threads_option(parser)
     add("--level", type=int, help="added to train_state")
     add_stage_option(parser)
     add_python_option(parser)
@@ -126,6 +128,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace, signals: Signals, processes: Processes) -> int:
+    use_threads(args.threads)
     choice = solver_choice(args)
     param = choice.file.param
     prefix = file_name(param.snapshot_prefix)

@@ -74,7 +74,8 @@ class DatabaseReader(Reader):
         """Images (N, C, H, W) or, where crops make them alike, each of its size; labels (N,)."""
         if not self._sizes_differ:
             try:
-                return self.records.decode(records, self.position, self.transform.color)
+                color, step = self.transform.color, self.share.step
+                return self.records.decode(records, self.position, color, step)
             except DataError:
                 if not self.transform.param.crop_size:
                     raise

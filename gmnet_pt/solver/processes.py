@@ -139,7 +139,7 @@ class Processes:
 
     def is_first_to_tell(self, error: BaseException) -> bool:
         """Leave word of an error, unless another process has; whether it was this one."""
-        text = f"process {self.rank}: {error or type(error).__name__}"
+        text = f"process {self.rank}: {str(error) or type(error).__name__}"
         try:
             found = self.store.compare_set(_ERROR, "", text) if self.store else b""
         except RuntimeError:
