@@ -39,6 +39,7 @@ class DatabaseReader(Reader):
         except DataError as error:
             raise self.fail(str(error)) from error
         self._sizes_differ = False
+        self.position = self.share.first(self.batch_size) % len(self.records)
         self.reopen()
 
     def reopen(self) -> None:
@@ -54,9 +55,11 @@ class DatabaseReader(Reader):
 
     def read(self) -> list[NDArray[np.float32]]:
         with self._named():
-            images, labels = self._decode(list(islice(self._values, self.batch_size)))
+            dealt = list(islice(self._values, self.batch_size * self.share.of))
+            own = dealt[: self.batch_size * self.share.step : self.share.step]
+            images, labels = self._decode(own)
         data = self.transform(images, self.random(0))
-        self.position = (self.position + self.batch_size) % len(self.records)
+        self.position = (self.position + self.batch_size * self.share.of) % len(self.records)
         return [data, labels.astype(np.float32)]
 
     @contextmanager
@@ -71,7 +74,8 @@ class DatabaseReader(Reader):
         """Images (N, C, H, W) or, where crops make them alike, each of its size; labels (N,)."""
         if not self._sizes_differ:
             try:
-                return self.records.decode(records, self.position, self.transform.color)
+                color, step = self.transform.color, self.share.step
+                return self.records.decode(records, self.position, color, step)
             except DataError:
                 if not self.transform.param.crop_size:
                     raise
@@ -84,7 +88,8 @@ class DatabaseReader(Reader):
         try:
             return decode_images(records, self.transform.color)
         except RecordError as error:
-            key = self.records.keys[(position + error.index) % len(self.records)]
+            at = position + error.index * self.share.step
+            key = self.records.keys[at % len(self.records)]
             raise DataError(
                 f"{self.records.path}: record {key_text(key)!r} {error.reason}"
             ) from error

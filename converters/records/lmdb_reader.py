@@ -163,12 +163,14 @@ class LmdbReader:
             yield self.decode(list(islice(values, size)), position, color)
             position += size
 
-    def decode(self, records: Sequence[Buffer], position: int, color: bool | None = None) -> Batch:
-        """`decode_batch` whose error names the key; `records[0]` is the one at `position`."""
+    def decode(
+        self, records: Sequence[Buffer], position: int, color: bool | None = None, step: int = 1
+    ) -> Batch:
+        """`decode_batch` whose error names the key; every `step`-th record from `position` on."""
         try:
             return decode_batch(records, color)
         except RecordError as error:
-            key = self.keys[(position + error.index) % self._length]
+            key = self.keys[(position + error.index * step) % self._length]
             raise DataError(f"{self.path}: record {key_text(key)!r} {error.reason}") from error
 
     def close(self) -> None:
