@@ -82,8 +82,9 @@ lint: $(READY)  ## ruff and mypy
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-bench: $(READY)  ## measure speed beside a yardstick: ARGS='train_step lmdb --out FILE'
-	@$(BIN)/python -m bench $(ARGS)
+# 15 minutes on two idle cores; ARGS=--list shows what ARGS can choose.
+bench: $(READY)  ## measure speed beside a yardstick: ARGS='train:lenet inference' CAFFE=binary CV_PY=python
+	@$(BIN)/python -m bench $(CAFFE:%=--caffe '%') $(CV_PY:%=--cv-python '%') $(ARGS)
 
 reproduce: $(READY)  ## the paper's tables and figures: TABLE=1|2|3 FIGURE=3|4|5 BUDGET=full|short|smoke ARGS
 	@$(BIN)/python -m gmnet_pt.reproduce --budget $(BUDGET) $(TABLE:%=--table %) $(FIGURE:%=--figure %) $(ARGS)
