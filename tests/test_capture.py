@@ -326,7 +326,11 @@ def elsewhere(solver: Solver) -> None:
     blob.data = blob.data.clone()
 
 
-@pytest.mark.parametrize("change", [frozen, evaluating, elsewhere])
+def laid_out(solver: Solver) -> None:
+    solver._lay_out("channels_last")
+
+
+@pytest.mark.parametrize("change", [frozen, evaluating, elsewhere, laid_out])
 def test_what_a_recording_has_fixed_is_recorded_anew(
     change: Callable[[Solver], None], folder: Folder
 ) -> None:

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn.modules import module as torch_modules
 
 from converters.errors import SolverError
 from converters.net.caffe_net import CaffeNet
@@ -156,10 +155,12 @@ class CapturedStep:
         net = self._step.net
         return (
             net.loss_module,
+            net.layout,
             self._step.precision,
             tuple(module.training for module in net.layer_modules),
             tuple((x.data_ptr(), x.requires_grad, _has_hook(x)) for x in net.learnable),
             tuple(x.data_ptr() for m in net.layer_modules for x in m.state.values()),
+            tuple(x.data_ptr() for x in self._step.updater.history),
         )
 
     def _run(self, feeds: Sequence[Feed]) -> _Iteration:
@@ -237,8 +238,6 @@ def _obstacle(net: CaffeNet, debug: bool) -> str | None:
     """Why an iteration of `net` is more than work for the device; names the layer."""
     if debug:
         return "debug_info shows each layer's values"
-    if torch_modules._has_any_global_hook():  # type: ignore[no-untyped-call]
-        return "torch has a hook for every module"
     for key, own in net.keyed_modules():
         if own.layer.needs_host:
             return f'layer "{key}" ({own.layer.type}) {own.layer.needs_host}'
@@ -251,7 +250,7 @@ def _obstacle(net: CaffeNet, debug: bool) -> str | None:
             return f'a parameter of layer "{entry.layer}" is computed anew each time'
         if _has_hook(net.store[place]):
             return f'a parameter of layer "{entry.layer}" carries a hook'
-    return None
+    return None if net.is_plain() else "torch has a hook for every module"
 
 
 def _calls_hooks(module: LayerModule) -> bool:
