@@ -36,6 +36,7 @@ from gmnet_pt.log.events import Message
 from gmnet_pt.log.open_log import open_log
 from gmnet_pt.net_command import OpenNet, add_options, open_net, use_threads
 from gmnet_pt.solver.batches import Source, closing, next_feed, open_batches
+from gmnet_pt.solver.layout import AUTO, LAYOUTS, Chosen, choose
 from gmnet_pt.solver.precision import FP32
 
 
@@ -75,12 +76,16 @@ class LayerTime:
 
 @dataclass(frozen=True)
 class NetTime:
-    """Averages over `iterations`: layer by layer, and of the whole graph; items in a batch."""
+    """Averages over `iterations`: layer by layer, and of the whole graph; items in a batch.
+
+    `layout` is the memory format, that of a training unless it was given.
+    """
 
     layers: tuple[LayerTime, ...]
     graph: Span
     iterations: int
     items: int
+    layout: Chosen
 
     @property
     def total(self) -> Span:
@@ -113,6 +118,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_net_options(parser, "TRAIN")
     add_options(parser)
     parser.add_argument(
+        "--layout", choices=[AUTO, *LAYOUTS], default=AUTO, help="of memory; auto measures both"
+    )
+    parser.add_argument(
         "--log", choices=["caffe", "table"], default="table", help="Caffe's lines, or a table"
     )
 
@@ -126,7 +134,8 @@ def run(args: argparse.Namespace) -> int:
     opened = open_net(choice, args.device, log.show)
     label = f"{opened.net.name or args.net} ({args.phase}, {opened.device})"
     passes = progress(range(args.iterations), "timing", args.iterations, "iterations")
-    times = measure(opened, choice.input_shapes, args.iterations, passes)
+    times = measure(opened, choice.input_shapes, args.iterations, passes, args.layout)
+    log.show(Message(f"Memory layout: {times.layout.name} ({times.layout.reason})."))
     if args.log == "caffe":
         for text in caffe_lines(times):
             log.show(Message(text, "caffe.cpp:400"))
@@ -153,7 +162,11 @@ def open_sources(net: CaffeNet, given: Iterable[str]) -> list[Source]:
 
 
 def measure(
-    opened: OpenNet, given: Iterable[str], iterations: int, passes: Iterable[object]
+    opened: OpenNet,
+    given: Iterable[str],
+    iterations: int,
+    passes: Iterable[object],
+    layout: str = AUTO,
 ) -> NetTime:
     """Time `iterations` passes, one for each of `passes`, after one that is not counted.
 
@@ -164,6 +177,11 @@ def measure(
     sums = [[0.0, 0.0] for _ in net.plan.layers]
     graph = [0.0, 0.0]
     with closing(open_sources(net, given)) as sources, FP32.arithmetic(device):
+        chosen = Chosen(layout, "as given")
+        if layout == AUTO:
+            feed = next_feed(sources, device)
+            chosen = choose(net, device, lambda: _forward_backward(net, feed, Stopwatch(device)))
+        net.lay_out(LAYOUTS[chosen.name])
         _time_layers(net, device, sources, [[0.0, 0.0] for _ in sums])
         _time_graph(net, device, sources, [0.0, 0.0])
         for _ in passes:
@@ -175,7 +193,7 @@ def measure(
     )
     shapes = list(net.plan.input_shapes().values())
     items = shapes[0][0] if shapes and shapes[0] else 0
-    return NetTime(layers, _average(graph, iterations), iterations, items)
+    return NetTime(layers, _average(graph, iterations), iterations, items, chosen)
 
 
 def _average(times: Sequence[float], iterations: int) -> Span:
@@ -207,12 +225,17 @@ def _time_graph(
     """Add one pass of the whole graph to `sums`; its data is read before the watch starts."""
     _clear(net)
     feed = next_feed(sources, device)
-    watch = Stopwatch(device)
+    span = _forward_backward(net, feed, Stopwatch(device))
+    sums[0] += span.forward
+    sums[1] += span.backward
+
+
+def _forward_backward(net: CaffeNet, feed: Mapping[str, Tensor], watch: Stopwatch) -> Span:
     loss, _ = net.loss(feed)
-    sums[0] += watch.lap()
+    forward = watch.lap()
     if loss.requires_grad:
         loss.backward()  # type: ignore[no-untyped-call]
-    sums[1] += watch.lap()
+    return Span(forward, watch.lap())
 
 
 def _clear(net: CaffeNet) -> None:

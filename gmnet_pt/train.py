@@ -31,6 +31,7 @@ from gmnet_pt.log.open_log import Logs, open_log
 from gmnet_pt.log.provenance import describe_run
 from gmnet_pt.net_command import add_threads_option, use_threads
 from gmnet_pt.solver.device import choose_device
+from gmnet_pt.solver.layout import AUTO, LAYOUTS
 from gmnet_pt.solver.precision import PRECISIONS
 from gmnet_pt.solver.processes import Processes, joined, own_device
 from gmnet_pt.solver.snapshot import sole_writer
@@ -86,6 +87,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--strict", action="store_true", help="a layer that no weights file has is an error")
     add("--device", help="cpu, cuda or cuda:N; otherwise solver_mode and device_id decide")
     add("--precision", choices=list(PRECISIONS), default="fp32", help="fp32 follows Caffe")
+    capture = "record an iteration as a CUDA graph and replay it (default: on; a CPU has none)"
+    add("--capture", choices=["on", "off"], default="on", help=capture)
+    add("--layout", choices=[AUTO, *LAYOUTS], default=AUTO, help="of memory; auto measures both")
     add("--max-iter", type=int, help="the same as --set max_iter=N")
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help="override a solver field")
     add("--log", choices=["caffe", "bar"], help="default: a bar on a terminal, else Caffe's lines")
@@ -114,6 +118,8 @@ def solver_choice(args: argparse.Namespace) -> SolverChoice:
         stages=args.stage,
         strict=args.strict,
         precision=args.precision,
+        capture=args.capture == "on",
+        layout=args.layout,
         allow_python_layers=args.allow_python_layers,
     )
     device = own_device(choice.file.param, args.device)

@@ -60,11 +60,13 @@ class GoldenCase:
         name: str,
         change: Callable[[pb.NetParameter], None] = lambda net: None,
         device: str = "cpu",
+        layout: torch.memory_format = torch.contiguous_format,
     ) -> None:
-        """`change` edits the net before it is built."""
+        """`change` edits the net before it is built; `layout` is the memory format it runs in."""
         self.name = name
         self.change = change
         self.device = device
+        self.layout = layout
         self.folder = GOLDEN / "layers" / name
         self.about = json.loads((self.folder / "case.json").read_text())
         self.arrays = dict(np.load(self.folder / "golden.npz"))
@@ -77,7 +79,9 @@ class GoldenCase:
         message = read_net(path)
         self.change(message)
         given = (str(weights),) if weights.exists() else ()
-        return build_net(NetChoice(str(path), message, phase, weights=given)).to(self.device)
+        net = build_net(NetChoice(str(path), message, phase, weights=given)).to(self.device)
+        net.lay_out(self.layout)
+        return net
 
     def inputs(self, forward: int) -> dict[str, torch.Tensor]:
         """The inputs of the n-th forward, fresh leaves that take gradients."""

@@ -34,6 +34,11 @@ def test_golden(name: str, phase: str) -> None:
     assert GoldenCase(name).check(phase) > 0
 
 
+@pytest.mark.parametrize(("name", "phase"), PHASES)
+def test_golden_with_the_channels_last(name: str, phase: str) -> None:
+    assert GoldenCase(name, layout=torch.channels_last).check(phase) > 0
+
+
 def filler_of(layer: pb.LayerParameter, blob: torch.Tensor, place: int) -> pb.FillerParameter:
     """What the prototxt says of a blob, or Caffe's default: 0, for slopes 1/4, for scales 1."""
     if layer.type in ("BatchNorm", "Parameter"):

@@ -48,7 +48,8 @@ class Setting:
         monkeypatch.chdir(folder)
 
     def solver(self, **options: object) -> Solver:
-        return Solver(self.golden / "solver.prototxt", device=self.device, **options)  # type: ignore[arg-type]
+        path = self.golden / "solver.prototxt"
+        return Solver(path, device=self.device, layout="contiguous", **options)  # type: ignore[arg-type]
 
     def step(self, solver: Solver) -> float:
         index = solver.iter
@@ -157,6 +158,7 @@ def check_whole_run(name: str, folder: Path, device: str, slack: float = 1) -> N
         weights=golden / "init.caffemodel",
         device=device,
         show=seen.append,
+        layout="contiguous",
     )
     assert solver.solve()
     displays = [event for event in seen if isinstance(event, Display) and event.speed]

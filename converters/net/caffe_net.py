@@ -6,7 +6,7 @@ layer has, `lower` makes a torch.fx graph of the plan, which `passes` rewrite fo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,7 @@ class CaffeNet(nn.Module):
         # What a net without blobs knows its type and device by.
         self._anchor: Tensor
         self.register_buffer("_anchor", torch.zeros(()), persistent=False)
+        self.layout = torch.contiguous_format
         self._graphs: dict[Variant, fx.GraphModule] = {}
         self._known_shapes = {tuple(plan.input_shapes().values())}
         self._exact = plan.exact_inputs()
@@ -228,13 +229,21 @@ class CaffeNet(nn.Module):
         Raises:
             NetError: a layer was deleted.
         """
-        if not (variant.fused and self._is_plain()):
+        if not (variant.fused and self.is_plain()):
             variant = variant._replace(fused=False)
             for key, _ in self.keyed_modules():
                 self.module_of(key)
         if variant not in self._graphs:
             self._graphs[variant] = lower(self.plan, self.layers, variant)
         return self._graphs[variant]
+
+    def lay_out(self, layout: torch.memory_format) -> None:
+        """Keep blobs of four axes, and inputs as they come, in a memory format of torch's.
+
+        Shapes and values stay; which is faster depends on the net (`gmnet_pt.solver.layout`).
+        """
+        self.layout = layout
+        lay_out([*self.parameters(), *self.buffers()], layout)
 
     def reset_state(self) -> None:
         """Zero what layers keep between forwards besides parameters (hidden states)."""
@@ -285,7 +294,7 @@ class CaffeNet(nn.Module):
 
     # How it is built -----------------------------------------------------------------------------
 
-    def _is_plain(self) -> bool:
+    def is_plain(self) -> bool:
         """Whether every layer is the module made for it, and no hook waits to be called."""
         modules = self.layers._modules
         return not _any_global_hook() and all(
@@ -320,7 +329,9 @@ class CaffeNet(nn.Module):
         ]
         if not torch.compiler.is_compiling():
             self._check_shapes(tensors)
-        return tensors
+        if self.layout is torch.contiguous_format:
+            return tensors
+        return [x.contiguous(memory_format=self.layout) if x.dim() == 4 else x for x in tensors]
 
     def _by_name(self, inputs: Inputs, named: Mapping[str, Any]) -> Mapping[str, Any]:
         if inputs is None:
@@ -354,6 +365,13 @@ class CaffeNet(nn.Module):
         if shapes not in self._known_shapes:
             self.plan.check_shapes(dict(zip(self.inputs, shapes)))
             self._known_shapes.add(shapes)
+
+
+def lay_out(tensors: Iterable[Tensor], layout: torch.memory_format) -> None:
+    """Put the memory of those tensors that have four axes into a format, in their place."""
+    for tensor in tensors:
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.contiguous(memory_format=layout)
 
 
 def _any_global_hook() -> bool:

@@ -162,7 +162,8 @@ def _copy(
             )
         target = store[position.owners[index]].detach()
         if target.device.type == "cpu" and target.dtype != torch.bfloat16:
-            np.copyto(target.numpy().reshape(blob.shape), blob)
+            # The target may not lie as Caffe's blob does: it is the blob that takes another shape.
+            np.copyto(target.numpy(), blob.reshape(target.shape))
         else:
             target.copy_(torch.tensor(blob).view(target.shape))
 

@@ -45,9 +45,8 @@ class DatabaseReader(Reader):
     def reopen(self) -> None:
         if self.position >= len(self.records):
             raise ValueError(f"record {self.position} of {len(self.records)}")
-        self._batches = batched(
-            self.records.extents(self.position), self.batch_size * self.share.of
-        )
+        dealt = self.batch_size * self.share.of
+        self._batches = batched(self.records.extents(self.position), dealt)
 
     def shapes(self) -> list[Shape]:
         with self._named():
@@ -57,10 +56,8 @@ class DatabaseReader(Reader):
 
     def read(self) -> list[NDArray[np.float32]]:
         with self._named():
-            batch = next(self._batches)
-            if self.share.of > 1:
-                batch = every(batch, self.share.step, self.batch_size * self.share.step)
-            images, labels = self._decode(batch)
+            own = every(self.share.step, next(self._batches), self.batch_size)
+            images, labels = self._decode(own)
         data = self.transform(images, self.random(0))
         self.position = (self.position + self.batch_size * self.share.of) % len(self.records)
         return [data, labels.astype(np.float32)]

@@ -38,7 +38,7 @@ class Extents:
         return len(self.begins)
 
     def part(self, start: int, stop: int | None = None, step: int = 1) -> Extents:
-        """The records start … stop, or every `step`-th of them."""
+        """The records start … stop, every `step`-th."""
         chosen = slice(start, stop, step)
         some = Extents(self.block, self.begins[chosen], self.sizes[chosen])
         if self.alike:
@@ -101,16 +101,19 @@ def batched(extents: Iterable[Extents], size: int) -> Iterator[list[Extents]]:
         yield parts
 
 
-def every(parts: Sequence[Extents], step: int, stop: int) -> list[Extents]:
-    """Every `step`-th of the first `stop` records of all parts."""
-    found = []
-    start = 0
+def every(step: int, parts: Sequence[Extents], size: int) -> Sequence[Extents]:
+    """Every `step`-th record, from the first on, `size` of them."""
+    if step == 1 and sum(map(len, parts)) == size:
+        return parts
+    chosen = []
+    skip = 0
     for part in parts:
-        some = part.part(start, max(0, stop), step)
+        some = part.part(skip, None, step).part(0, size)
+        size -= len(some)
+        skip = (skip - len(part)) % step if skip < len(part) else skip - len(part)
         if len(some):
-            found.append(some)
-        start, stop = (start - len(part)) % step, stop - len(part)
-    return found
+            chosen.append(some)
+    return chosen
 
 
 def decode(parts: Sequence[Extents], color: bool | None = None) -> Batch:

@@ -164,7 +164,7 @@ class LmdbReader:
     def decode(
         self, records: Sequence[Extents], position: int, color: bool | None = None, step: int = 1
     ) -> Batch:
-        """The records of a batch, every `step`-th from `position`; the error names the key."""
+        """The records of a batch, every `step`-th from `position` on; the error names the key."""
         try:
             return decode(records, color)
         except RecordError as error:

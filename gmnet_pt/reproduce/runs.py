@@ -26,6 +26,9 @@ from prototxt_gen.render import Generated, generate
 from prototxt_gen.variants import find_variant
 
 RESULT, FAILED, LOCK, RECORD = "result.json", "failed.txt", "lock", "train.jsonl"
+# Of memory: fixed, so that a run can be repeated bit for bit; GM-Net is faster so on every machine
+# that was tried.
+LAYOUT = "channels_last"
 # How long a run that somebody only looks at may seem to be taken.
 _PATIENCE = 1.0
 

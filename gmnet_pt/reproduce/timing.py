@@ -10,7 +10,7 @@ import time
 
 from converters.formats.whole_files import written_beside
 from gmnet_pt.log.provenance import describe_hardware
-from gmnet_pt.reproduce.runs import RunFolder
+from gmnet_pt.reproduce.runs import LAYOUT, RunFolder
 from gmnet_pt.reproduce.training import prepare
 from gmnet_pt.solver.solver import Solver
 from gmnet_pt.solver.solver_file import SolverChoice
@@ -29,7 +29,8 @@ def measure(folder: RunFolder, device: str) -> float:
     if (known := _known(folder, device)) is not None:
         return known
     prepare(folder)
-    choice = SolverChoice(folder.solver, device=device, precision=folder.run.precision)
+    precision = folder.run.precision
+    choice = SolverChoice(folder.solver, device=device, precision=precision, layout=LAYOUT)
     with Solver(choice) as solver:
         # The value, not the call: a GPU is done only once it can be read.
         solver.step(1).item()

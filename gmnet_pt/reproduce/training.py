@@ -30,7 +30,7 @@ from gmnet_pt.reproduce.results import (
     result_id,
     write_result,
 )
-from gmnet_pt.reproduce.runs import FAILED, RunFolder
+from gmnet_pt.reproduce.runs import FAILED, LAYOUT, RunFolder
 from prototxt_gen.audit import net_cost
 from prototxt_gen.render import write
 
@@ -82,7 +82,8 @@ def _arguments(folder: RunFolder, device: str) -> list[str]:
     settings = {"snapshot": epoch, "display": max(1, min(100, epoch // _DISPLAYS))}
     return [
         *("-m", "gmnet_pt.train", folder.solver.as_posix()),
-        *("--device", device, "--precision", folder.run.precision, "--log", "caffe"),
+        *("--device", device, "--precision", folder.run.precision, "--layout", LAYOUT),
+        *("--log", "caffe"),
         *(word for name, value in settings.items() for word in ("--set", f"{name}={value}")),
     ]
 

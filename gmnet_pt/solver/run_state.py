@@ -39,8 +39,9 @@ class RunState:
     Caffe's own snapshots hold the first four alone: then data starts at its first record and random
     numbers go on as they are. `nets` are the train net and the test nets, in the solver's order.
     `smoothed_loss` is the displayed mean over average_loss at that moment; `Solver.solve` begins a
-    new window, at a resumption too, as Caffe's Step does. Of several processes `random` and `nets`
-    are those of number 0, and `others` has those of the rest.
+    new window, at a resumption too, as Caffe's Step does. `layout` is the memory format of a run
+    that has one. Of several processes `random` and `nets` are those of number 0, and `others` has
+    those of the rest.
     """
 
     iteration: int
@@ -51,6 +52,7 @@ class RunState:
     random: Mapping[str, Tensor] = field(default_factory=dict)
     nets: tuple[NetState, ...] = ()
     smoothed_loss: float | None = None
+    layout: str | None = None
     others: tuple[OwnState, ...] = ()
 
     def own(self, rank: int) -> OwnState:
@@ -59,5 +61,5 @@ class RunState:
 
 
 def on_host(tensor: Tensor) -> Tensor:
-    """A copy that training does not change."""
-    return tensor.detach().to("cpu", copy=True)
+    """A copy that training does not change, in the order of its axes."""
+    return tensor.detach().to("cpu", copy=True).contiguous()

@@ -29,6 +29,7 @@ from converters.formats.whole_files import output_error, written_beside
 from converters.net.caffe_net import CaffeNet
 from converters.net.saving import fill_with_net
 from converters.raw_text import file_name
+from gmnet_pt.solver.layout import LAYOUTS
 from gmnet_pt.solver.processes import current
 from gmnet_pt.solver.run_state import NetState, OwnState, RunState
 
@@ -141,6 +142,8 @@ def _arrays(state: RunState) -> dict[str, Any]:
     arrays: dict[str, Any] = {"type": np.array(state.type)}
     if state.smoothed_loss is not None:
         arrays["smoothed_loss"] = np.array(state.smoothed_loss)
+    if state.layout is not None:
+        arrays["layout"] = np.array(state.layout)
     arrays |= _own_arrays(state.own(0))
     for rank, own in enumerate(state.others, 1):
         arrays |= {f"process/{rank}/{key}": value for key, value in _own_arrays(own).items()}
@@ -266,6 +269,7 @@ def _fields(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
         "random": first.random,
         "nets": first.nets,
         "smoothed_loss": _loss(arrays.get("smoothed_loss")),
+        "layout": _layout(arrays.get("layout")),
         "others": tuple(others),
     }
 
@@ -329,6 +333,15 @@ def _loss(value: np.ndarray | None) -> float | None:
     if value.dtype.kind != "f" or value.shape:
         raise ValueError(f"smoothed_loss is {_value(value)}, no number")
     return float(value)
+
+
+def _layout(value: np.ndarray | None) -> str | None:
+    """The name of a memory format; files of earlier versions have none."""
+    if value is None:
+        return None
+    if str(value) not in LAYOUTS:
+        raise ValueError(f"layout is {_value(value)}, not one of {', '.join(LAYOUTS)}")
+    return str(value)
 
 
 def _value(value: np.ndarray) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from enum import Enum
 from functools import partial
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from converters.errors import SolverError
-from converters.net.caffe_net import CaffeNet
+from converters.net.caffe_net import CaffeNet, lay_out
 from converters.net.choice import Weights
 from converters.proto import caffe_pb2 as pb
 from gmnet_pt.log.events import (
@@ -39,9 +39,11 @@ from gmnet_pt.log.events import (
     Start,
     Stop,
 )
+from gmnet_pt.solver import layout as layouts
 from gmnet_pt.solver import not_finite, solver_file, testing
 from gmnet_pt.solver import snapshot as snapshots
 from gmnet_pt.solver.batches import Batches
+from gmnet_pt.solver.capture import CapturedStep, CudaGraphs, Graphs
 from gmnet_pt.solver.debug_info import show_forward_backward
 from gmnet_pt.solver.device import choose_device
 from gmnet_pt.solver.lr_policy import rate_policy
@@ -134,10 +136,17 @@ class Solver:
         # What the step is given, filled anew each iteration: the device need not wait for them.
         self._rate_now = torch.zeros((), device=self.device)
         self._iteration_now = torch.zeros((), dtype=torch.float64, device=self.device)
+        self._captured: CapturedStep | None = None
+        # Gradients are averaged in the middle of an iteration, which a recording has no place for.
+        if choice.capture and self.device.type == "cuda" and self.processes.count == 1:
+            self._capture(CudaGraphs(self.device))
         self._begin_window(0.0)
         self._stop = self._debug_train = False
         self._requests = no_request
         self._last_feed: Feed | None = None
+        self.layout: str | None = None
+        if choice.layout != layouts.AUTO:
+            self._lay_out(choice.layout)
         self.last_snapshot: Path | None = None
         if resumed is not None:
             self.load(resumed, str(choice.snapshot))
@@ -166,19 +175,53 @@ class Solver:
             self._update()
         return loss
 
+    def _capture(self, graphs: Graphs) -> None:
+        """Let `graphs` record an iteration, and run it from there."""
+        self._captured = CapturedStep(
+            self.training,
+            self._rate_now,
+            self._iteration_now,
+            graphs,
+            self.param.debug_info,
+            lambda line: self.show(Message(line)),
+        )
+
     def _accumulate(self, inputs: Feed | None, debug: bool = False) -> Passed:
-        feeds = (self._train_feed(inputs) for _ in range(self.param.iter_size))
-        with self.random.entered():
-            passed = self.training.accumulate(feeds, self._show_pass if debug else None)
-        passed = passed._replace(loss=self.processes.average(passed.loss, self.net.learnable))
+        """Forward and backward; a captured iteration has its update behind it too."""
+        self._due = self._rate(self.iter, self.current_step)
+        self._rate_now.fill_(self._due.rate)
+        self._iteration_now.fill_(self.iter)
+        feeds: Iterable[Feed] = (self._train_feed(inputs) for _ in range(self.param.iter_size))
+        passed = None
+        if self._captured is not None and not debug:
+            feeds = list(feeds)
+            with self.random.entered():
+                passed = self._captured(feeds)
+        self._updated = passed is not None
+        if passed is None:
+            with self.random.entered():
+                passed = self.training.accumulate(feeds, self._show_pass if debug else None)
+            passed = passed._replace(loss=self.processes.average(passed.loss, self.net.learnable))
         # A device is not made to wait for this; there the loss is looked at where it is displayed.
         if self.device.type == "cpu":
             self._require_finite(passed.loss)
         return passed
 
     def _train_feed(self, inputs: Feed | None) -> Feed:
-        self._last_feed = self._fed[0].next() if inputs is None else inputs
-        return self._last_feed
+        self._last_feed = feed = self._fed[0].next() if inputs is None else inputs
+        if self.layout is None:
+            run = partial(self.training.forward_backward, feed)
+            chosen = layouts.choose(self.net, self.device, run)
+            self._lay_out(chosen.name)
+            self.show(Message(f"Memory layout: {chosen.name} ({chosen.reason})."))
+        return feed
+
+    def _lay_out(self, name: str) -> None:
+        """Keep nets and history in the memory format of a name, whose values stay."""
+        self.layout = name
+        for net in (self.net, *self.test_nets):
+            net.lay_out(layouts.layout(name))
+        lay_out(self.updater.history, layouts.layout(name))
 
     def _show_pass(self, feed: Feed) -> Passed:
         with self.precision.arithmetic(self.device):
@@ -186,10 +229,11 @@ class Solver:
 
     def _update(self) -> None:
         step = self.current_step
-        rate, self.current_step = self._rate(self.iter, step)
+        self.current_step = self._due.current_step
         if self.current_step != step:
             self.show(MultiStep(self.iter, self.current_step))
-        self.training.update(self._rate_now.fill_(rate), self._iteration_now.fill_(self.iter))
+        if not self._updated:
+            self.training.update(self._rate_now, self._iteration_now)
         norm = self.updater.gradient_norm
         if norm is not None and self.device.type == "cpu" and norm > self.param.clip_gradients:
             self.show(Clip(float(norm), self.param.clip_gradients))
@@ -364,6 +408,7 @@ class Solver:
             random=first.random,
             nets=first.nets,
             smoothed_loss=float(self._smoothed.value),
+            layout=self.layout,
             others=tuple(others),
         )
 
@@ -391,6 +436,8 @@ class Solver:
         self.updater.load_history([x.to(self.device) for x in state.history], source)
         if state.learned_net:
             self.net.load_weights(state.learned_net, strict=True)
+        if state.layout is not None and self.choice.layout == layouts.AUTO:
+            self._lay_out(state.layout)
         self.iter, self.current_step = state.iteration, state.current_step
         self._begin_window(state.smoothed_loss or 0.0)
         unknown = [NetState()] * (len(self._fed) - len(own.nets))
