@@ -72,7 +72,7 @@ class Watch:
     def _same_tensors(self) -> bool:
         for registered, name, known, version, place in self._blobs:
             blob = known()
-            if blob is None or registered.get(name) is not blob:
+            if blob is None or blob is not registered.get(name):
                 return False
             if _version(blob) != version or blob.data_ptr() != place:
                 return False
