@@ -22,13 +22,13 @@ GENERATE = $(BIN)/python -m prototxt_gen $(MODEL) --dataset $(DATASET) --reading
 
 DEMO    := bua_digits_w0.25
 
-.PHONY: help setup prototxt lmdb train demo test torture lint bench reproduce clean proto
+.PHONY: help setup prototxt lmdb train demo test gpu torture lint bench reproduce clean proto
 .DEFAULT_GOAL := help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo "Variables: MODEL=bua DATASET=cifar10 READING=text|table WIDTH=0.25 SOURCE=folder"
+	@echo "Variables: MODEL=bua DATASET=cifar10 READING=text|table WIDTH=0.25 SOURCE=folder OUT=folder"
 	@echo "           ARGS='more options' PYTHON=python3.12; TABLE= FIGURE= BUDGET= for reproduce"
 
 setup: $(READY)  ## create .venv and install the project into it with its extras
@@ -66,7 +66,12 @@ demo: $(READY)  ## train a small GM-Net on handwritten digits, without any downl
 
 # pytest takes DIR in `--mnist DIR` for a folder of tests; `--mnist=DIR` it understands.
 test: $(READY)  ## run the tests: ARGS='--mnist DIR --cifar10-jpeg FILE' adds those on real data
-	@$(BIN)/python -m pytest $(subst --cifar10-jpeg ,--cifar10-jpeg=,$(subst --mnist ,--mnist=,$(ARGS)))
+	@$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(subst --cifar10-jpeg ,--cifar10-jpeg=,$(subst --mnist ,--mnist=,$(ARGS)))
+
+# With the PYTHON that is given, which needs no environment of ours, or else with ours if it is there.
+gpu:  ## try everything that needs a GPU, within 8 minutes: OUT=folder PYTHON= ARGS
+	@'$(if $(filter command environment,$(origin PYTHON)),$(PYTHON),$(if $(wildcard $(READY)),$(BIN)/python,$(PYTHON)))' \
+	-m tests.gpu --out '$(or $(OUT),build/gpu)' $(ARGS)
 
 # Hundreds of damaged files, kills, full disks: long, and no part of `make test`.
 torture: $(READY)  ## attack the commands for long, and print what came of it: ARGS='--scale 0.1 MODULE'
@@ -77,8 +82,9 @@ lint: $(READY)  ## ruff and mypy
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-bench: $(READY)  ## measure speed beside a yardstick: ARGS='train_step lmdb --out FILE'
-	@$(BIN)/python -m bench $(ARGS)
+# 15 minutes on two idle cores; ARGS=--list shows what ARGS can choose.
+bench: $(READY)  ## measure speed beside a yardstick: ARGS='train:lenet inference' CAFFE=binary CV_PY=python
+	@$(BIN)/python -m bench $(CAFFE:%=--caffe '%') $(CV_PY:%=--cv-python '%') $(ARGS)
 
 reproduce: $(READY)  ## the paper's tables and figures: TABLE=1|2|3 FIGURE=3|4|5 BUDGET=full|short|smoke ARGS
 	@$(BIN)/python -m gmnet_pt.reproduce --budget $(BUDGET) $(TABLE:%=--table %) $(FIGURE:%=--figure %) $(ARGS)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.options import Measurements, Options
 from bench.rows import Measure, Row, alternate
 from converters import load_net
 from converters.formats.blob import FloatArray
@@ -52,6 +53,11 @@ write_caffemodel(sys.argv[1] + ".copy", net, blobs)
 """
 
 
+def measurements(options: Options) -> Measurements:
+    """VGG-16's file."""
+    return {"vgg16": rows}
+
+
 def rows() -> Iterable[Row]:
     """Time and memory of reading and writing 138 million parameters (550 MB)."""
     net = vgg16()
@@ -80,8 +86,8 @@ def rows() -> Iterable[Row]:
         )
         yield Row("caffemodel loaded into a net", load, load_raw, TIME_BOUND, note=note)
         for name, script in (("read", READ), ("written", WRITE), ("loaded into a net", LOAD)):
-            peak = Measure(peak_bytes(script, model, prototxt) / 1e6, 0.0)
-            file = Measure(size / 1e6, 0.0)
+            peak = Measure((peak_bytes(script, model, prototxt) / 1e6,))
+            file = Measure((size / 1e6,))
             yield Row(
                 f"caffemodel {name}: peak memory",
                 peak,

@@ -13,6 +13,7 @@ import struct
 import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr
+from functools import partial
 from io import StringIO
 from itertools import islice
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import NamedTuple
 import lmdb
 import numpy as np
 
+from bench.options import Measurements, Options
 from bench.rows import Row, alternate
 from converters.datasets.build import build
 from converters.datasets.registry import DATASETS
@@ -44,13 +46,16 @@ class Written(NamedTuple):
     bound: float
 
 
-def rows() -> Iterable[Row]:
-    """MNIST and CIFAR-10 written, their records read back, a CIFAR-10 batch decoded."""
-    for written in (Written("mnist", _write_idx, 3.6), Written("cifar10", _write_bin, 2.5)):
-        with tempfile.TemporaryDirectory() as folder:
-            yield _writing(Path(folder), written)
-            yield _walking(Path(folder, "out", f"{written.name}_train"))
-    yield _decoding()
+def measurements(options: Options) -> Measurements:
+    """MNIST and CIFAR-10 written and their records read back; a CIFAR-10 batch decoded."""
+    sets = (Written("mnist", _write_idx, 3.6), Written("cifar10", _write_bin, 2.5))
+    return {written.name: partial(_set, written) for written in sets} | {"decoding": _decoding}
+
+
+def _set(written: Written) -> Iterable[Row]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield _writing(Path(folder), written)
+        yield _walking(Path(folder, "out", f"{written.name}_train"))
 
 
 def _write_idx(folder: Path, rng: np.random.RandomState) -> None:
@@ -152,7 +157,7 @@ def _copy(records: list[tuple[bytes, bytes]], path: Path) -> None:
     env.close()
 
 
-def _decoding() -> Row:
+def _decoding() -> Iterable[Row]:
     """Records to pixels and labels; `reading_bench` adds the transformation."""
     rng = np.random.RandomState(0)
     batches = []
@@ -167,7 +172,7 @@ def _decoding() -> Row:
         lambda: [parse_each(records) for records in batches],
     )
     count = BATCH * BATCHES
-    return Row(
+    yield Row(
         f"{BATCHES} batches of {BATCH} records of 3×32×32 decoded; protobuf parse of each record",
         mine,
         reference,

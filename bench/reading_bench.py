@@ -7,7 +7,7 @@ transforms it. Both draw a corner and a coin for every image.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.options import Measurements, Options
 from bench.rows import Row, alternate
 from converters.errors import DataError
 from converters.proto import caffe_pb2 as pb
@@ -38,22 +39,32 @@ class Prepared(NamedTuple):
     labels: NDArray[np.float32]
 
 
-def rows() -> list[Row]:
+def measurements(options: Options) -> Measurements:
     """Fifty batches of records in memory, less a mean for each channel and less a mean image."""
+    return {"mean_value": _mean_value, "mean_file": _mean_file}
+
+
+def _mean_value() -> Iterable[Row]:
+    values = pb.TransformationParameter(crop_size=CROP, mirror=True, mean_value=[125.3, 123, 113.9])
+    yield _row("mean_value", _batches(), values, VALUE_BOUND)
+
+
+def _mean_file() -> Iterable[Row]:
+    with tempfile.TemporaryDirectory(prefix="reading_bench_") as folder:
+        mean = Path(folder, "mean.binaryproto")
+        pixels = np.random.default_rng(0).uniform(100, 150, (3, SIDE, SIDE))
+        write_mean(mean, pixels.astype(np.float32))
+        image = pb.TransformationParameter(crop_size=CROP, mirror=True, mean_file=str(mean))
+        yield _row("mean_file", _batches(), image, FILE_BOUND)
+
+
+def _batches() -> list[list[bytes]]:
     rng = np.random.RandomState(0)
     batches = []
     for _ in range(BATCHES):
         pixels = rng.randint(0, 256, (BATCH, 3, SIDE, SIDE)).astype(np.uint8)
         batches.append([bytes(x) for x in encode_batch(pixels, rng.randint(0, 10, BATCH))])
-    values = pb.TransformationParameter(crop_size=CROP, mirror=True, mean_value=[125.3, 123, 113.9])
-    with tempfile.TemporaryDirectory(prefix="reading_bench_") as folder:
-        mean = Path(folder, "mean.binaryproto")
-        write_mean(mean, rng.uniform(100, 150, (3, SIDE, SIDE)).astype(np.float32))
-        image = pb.TransformationParameter(crop_size=CROP, mirror=True, mean_file=str(mean))
-        return [
-            _row("mean_value", batches, values, VALUE_BOUND),
-            _row("mean_file", batches, image, FILE_BOUND),
-        ]
+    return batches
 
 
 def _row(

@@ -31,7 +31,7 @@ from converters.records.images import opencv
 from gmnet_pt.image_input import read_channel_means, read_image
 from gmnet_pt.log.events import Message
 from gmnet_pt.log.open_log import open_log
-from gmnet_pt.net_command import OpenNet, add_options, open_net
+from gmnet_pt.net_command import OpenNet, add_options, open_net, use_threads
 from gmnet_pt.solver.precision import FP32
 
 
@@ -86,6 +86,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Classify the images."""
+    use_threads(args.threads)
     log = open_log("caffe")
     opened = open_net(net_choice(args), args.device, log.show)
     preprocessing = read_preprocessing(opened, args.mean, args.scale)

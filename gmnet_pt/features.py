@@ -62,7 +62,7 @@ from gmnet_pt.feature_maps import (
 from gmnet_pt.image_input import image_input, without_database
 from gmnet_pt.log.events import Message
 from gmnet_pt.log.open_log import open_log
-from gmnet_pt.net_command import OpenNet, add_options, open_net, opened_data
+from gmnet_pt.net_command import OpenNet, add_options, open_net, opened_data, use_threads
 from gmnet_pt.solver.batches import Batches, next_feed
 from gmnet_pt.solver.precision import FP32
 
@@ -113,6 +113,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Extract, and say what was written."""
     _check_options(args)
+    use_threads(args.threads)
     return _draw_figure(args) if args.figure else _extract_blobs(args)
 
 

@@ -7,6 +7,7 @@ They compute as Caffe does, in plain fp32 (`gmnet_pt.solver.precision.FP32`).
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -14,7 +15,8 @@ from typing import NamedTuple
 import torch
 
 from converters.command_line.net_options import add_python_option
-from converters.errors import DataError
+from converters.command_line.program import positive
+from converters.errors import DataError, SolverError
 from converters.net.caffe_net import CaffeNet
 from converters.net.choice import NetChoice
 from converters.net.plan import plan_net
@@ -35,7 +37,31 @@ class OpenNet(NamedTuple):
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare where the net runs, and what it may run."""
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU if there is one)")
+    add_threads_option(parser)
     add_python_option(parser)
+
+
+def add_threads_option(parser: argparse.ArgumentParser) -> None:
+    """Declare --threads."""
+    parser.add_argument(
+        "--threads",
+        type=positive,
+        metavar="N",
+        help="threads to compute with (default: one a core)",
+    )
+
+
+def use_threads(number: int | None) -> None:
+    """Compute with as many threads, if a number was given.
+
+    Raises:
+        SolverError: there are fewer processors.
+    """
+    if number is None:
+        return
+    if number > (processors := os.cpu_count() or number):
+        raise SolverError(f"--threads {number}: this machine has {processors} processors")
+    torch.set_num_threads(number)
 
 
 def open_net(choice: NetChoice, wanted: str | None, show: Callable[[Event], None]) -> OpenNet:

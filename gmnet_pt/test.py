@@ -20,7 +20,7 @@ from converters.command_line.net_options import add_state_options, net_choice
 from converters.command_line.program import positive, run_program
 from gmnet_pt.log.caffe_log import CaffeLog, output_text
 from gmnet_pt.log.events import Event, Message
-from gmnet_pt.net_command import OpenNet, add_options, open_net, opened_data
+from gmnet_pt.net_command import OpenNet, add_options, open_net, opened_data, use_threads
 from gmnet_pt.solver.batches import next_feed
 from gmnet_pt.solver.precision import FP32
 from gmnet_pt.solver.scores import Means, list_outputs
@@ -38,6 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Score the net and log its lines."""
+    use_threads(args.threads)
     show = CaffeLog(sys.stderr).show
     opened = open_net(net_choice(args, may_write=True), args.device, show)
     score(opened, args.iterations, show)

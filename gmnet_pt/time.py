@@ -34,7 +34,7 @@ from converters.readers.reader import READERS
 from gmnet_pt.log.caffe_log import CaffeLog
 from gmnet_pt.log.events import Message
 from gmnet_pt.log.open_log import open_log
-from gmnet_pt.net_command import OpenNet, add_options, open_net
+from gmnet_pt.net_command import OpenNet, add_options, open_net, use_threads
 from gmnet_pt.solver.batches import Source, closing, next_feed, open_batches
 from gmnet_pt.solver.layout import AUTO, LAYOUTS, Chosen, choose
 from gmnet_pt.solver.precision import FP32
@@ -127,6 +127,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, and print the table or Caffe's lines."""
+    use_threads(args.threads)
     choice = net_choice(args)
     # Caffe's lines are the result there, and nothing but remarks beside a table.
     log = CaffeLog(sys.stderr) if args.log == "caffe" else open_log("caffe")

@@ -16,19 +16,24 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from converters.command_line.net_options import add_python_option, add_stage_option
 from converters.command_line.program import run_program
+from converters.net.failures import explained
 from converters.prototxt.text import to_text
 from converters.raw_text import file_name
 from gmnet_pt.log.events import Message
-from gmnet_pt.log.open_log import open_log
+from gmnet_pt.log.open_log import Logs, open_log
 from gmnet_pt.log.provenance import describe_run
+from gmnet_pt.net_command import add_threads_option, use_threads
 from gmnet_pt.solver.device import choose_device
 from gmnet_pt.solver.layout import AUTO, LAYOUTS
 from gmnet_pt.solver.precision import PRECISIONS
+from gmnet_pt.solver.processes import Processes, joined, own_device
 from gmnet_pt.solver.snapshot import sole_writer
 from gmnet_pt.solver.solver import Request, Solver
 from gmnet_pt.solver.solver_file import SolverChoice
@@ -82,6 +87,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--strict", action="store_true", help="a layer that no weights file has is an error")
     add("--device", help="cpu, cuda or cuda:N; otherwise solver_mode and device_id decide")
     add("--precision", choices=list(PRECISIONS), default="fp32", help="fp32 follows Caffe")
+    capture = "record an iteration as a CUDA graph and replay it (default: on; a CPU has none)"
+    add("--capture", choices=["on", "off"], default="on", help=capture)
     add("--layout", choices=[AUTO, *LAYOUTS], default=AUTO, help="of memory; auto measures both")
     add("--max-iter", type=int, help="the same as --set max_iter=N")
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help="override a solver field")
@@ -89,17 +96,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--tensorboard", action="store_true", help="write TensorBoard events beside the log")
     add("--sigint-effect", choices=effects, default="stop", help="of Ctrl-C (default: stop)")
     add("--sighup-effect", choices=effects, default="snapshot", help="of SIGHUP (snapshot)")
+    add_threads_option(parser)
     add("--level", type=int, help="added to train_state")
     add_stage_option(parser)
     add_python_option(parser)
 
 
 def solver_choice(args: argparse.Namespace) -> SolverChoice:
-    """The run that the command line asks for."""
+    """The run that the command line asks for, on the device of this process."""
     overrides = list(args.set)
     if args.max_iter is not None:
         overrides.append(f"max_iter={args.max_iter}")
-    return SolverChoice(
+    choice = SolverChoice(
         args.path,
         weights=args.weights,
         snapshot=args.snapshot,
@@ -110,28 +118,43 @@ def solver_choice(args: argparse.Namespace) -> SolverChoice:
         stages=args.stage,
         strict=args.strict,
         precision=args.precision,
+        capture=args.capture == "on",
         layout=args.layout,
         allow_python_layers=args.allow_python_layers,
     )
+    device = own_device(choice.file.param, args.device)
+    return choice if device == args.device else replace(choice, device=device)
 
 
 def run(args: argparse.Namespace) -> int:
     """Train; returns the exit status. The log holds whatever went wrong once it has a folder."""
     signals = Signals(Request(args.sigint_effect), Request(args.sighup_effect))
+    with joined() as processes:
+        return explained(partial(_train, args, signals, processes))
+
+
+def _train(args: argparse.Namespace, signals: Signals, processes: Processes) -> int:
+    use_threads(args.threads)
     choice = solver_choice(args)
     param = choice.file.param
     prefix = file_name(param.snapshot_prefix)
     with (
         sole_writer(prefix),  # before the log: it would be written into the other's
-        open_log(args.log, Path(prefix).parent, args.tensorboard) as log,
+        open_log(args.log, Path(prefix).parent, args.tensorboard)
+        if processes.leads
+        else Logs([]) as log,
     ):
         device, _ = choose_device(param, choice.device)
         log.show(describe_run(to_text(param), str(device), args.precision))
         if args.precision != "fp32":
             log.show(Message(f"Precision {args.precision}: faster, and no longer Caffe's numbers."))
+        if processes.count > 1:
+            log.show(Message(f"{processes.count} processes: gradients are averaged over them."))
         with Solver(choice, show=log.show) as solver:
             finished = solver.solve(signals)
-    return 0 if finished else 128 + (signals.received or signal.SIGINT)
+    if finished:
+        return 0
+    return 128 + (processes.largest(signals.received or 0) or signal.SIGINT)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import settings
 
 # Before torch is first imported: the tests' nets are too small to gain from more threads.
-os.environ.setdefault("OMP_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
+_PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+os.environ.setdefault("OMP_NUM_THREADS", str(max(1, min(4, (os.cpu_count() or 1) // _PROCESSES))))
 
 # No deadline: the first example pays for imports. The same examples in every run.
 settings.register_profile("tests", deadline=None, derandomize=True)

@@ -396,9 +396,8 @@ def test_a_record_of_another_shape_is_named(tmp_path: Path) -> None:
 def test_caffes_own_databases_are_read(golden: str) -> None:
     with LmdbReader(GOLDEN / "data" / golden / "lmdb") as reader:
         assert len(reader) == 20
-        for position, (_, value) in enumerate(reader):
+        for (_, value), batch in zip(reader, reader.once(1), strict=True):
             message = pb.Datum.FromString(bytes(value))
-            batch = reader.decode([value], position)
             values = np.frombuffer(message.data, np.uint8) if message.data else message.float_data
             assert (batch.pixels[0].ravel() == np.array(values, batch.pixels.dtype)).all()
             assert batch.labels[0] == message.label

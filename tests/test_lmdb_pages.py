@@ -351,14 +351,15 @@ def test_only_pages_that_are_asked_for_are_read(
     with create_lmdb(file.parent.parent / "large") as writer:
         for number in range(20_000):
             writer.put(b"%08d" % number, bytes(700))
-    read, pread = 0, os.pread
+    read, preadv = 0, os.preadv
 
-    def counted(handle: int, size: int, offset: int) -> bytes:
+    def counted(handle: int, buffers: list[memoryview], offset: int) -> int:
         nonlocal read
-        read += size
-        return pread(handle, size, offset)
+        got = preadv(handle, buffers, offset)
+        read += got
+        return got
 
-    monkeypatch.setattr(os, "pread", counted)
+    monkeypatch.setattr(os, "preadv", counted)
     with LmdbReader(file.parent.parent / "large") as reader:
         list(islice(reader.values(), 128))
     assert 128 * 700 < read < 1 << 20

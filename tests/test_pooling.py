@@ -103,3 +103,62 @@ def test_infinity_wins_and_takes_the_gradient() -> None:
     y.sum().backward()
     assert y.item() == math.inf
     assert x.grad.flatten().tolist() == [0, 1, 0, 0]
+
+
+LAYOUTS = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+# Over pads of half a kernel too, which torch's own pooling refuses; 10 channels fill its vectors.
+GEOMETRIES = [
+    Windows((3, 3), (2, 2), (0, 0), (1, 1)),
+    Windows((3, 3), (1, 1), (1, 1), (1, 1)),
+    Windows((3, 2), (2, 3), (2, 0), (1, 1)),
+]
+SPECIAL = {
+    "plain": [],
+    "nan": [math.nan],
+    "nothing": [math.nan, -math.inf, torch.finfo(torch.float32).min],
+    "infinity": [math.inf],
+}
+
+
+def chosen_values(special: list[float]) -> torch.Tensor:
+    """(2, 10, 7, 6) with many equals, and 40 of each special value."""
+    random = np.random.default_rng(3)
+    x = random.integers(-3, 3, (2, 10, 7, 6)).astype(np.float32)
+    for value in special:
+        x.reshape(-1)[random.integers(0, x.size, 40)] = value
+        x[0, 3, :4, :4] = value
+    return torch.from_numpy(x)
+
+
+@LAYOUTS
+@pytest.mark.parametrize("special", SPECIAL)
+@pytest.mark.parametrize("w", GEOMETRIES, ids=str)
+def test_max_and_its_gradient_in_both_layouts(
+    layout: torch.memory_format, special: str, w: Windows
+) -> None:
+    x = chosen_values(SPECIAL[special]).contiguous(memory_format=layout).requires_grad_()
+    net = load_layer("Pooling", settings("MAX", w), x, phase="TRAIN")
+    y = net({"b0": x})["t0"]
+    wanted, places = oracle.max_pool(x.detach().numpy(), w)
+    np.testing.assert_array_equal(y.detach().numpy(), wanted)
+    dy = torch.arange(1.0, y.numel() + 1).reshape(y.shape)
+    y.backward(dy)
+    gradient = np.zeros((2, 10, 7 * 6))
+    for at in np.ndindex(*places.shape):
+        if places[at] >= 0:
+            gradient[(*at[:2], int(places[at]))] += dy[at]
+    assert x.grad is not None
+    np.testing.assert_array_equal(x.grad.numpy(), gradient.reshape(x.shape))
+    assert y.is_contiguous(memory_format=layout) and x.grad.is_contiguous(memory_format=layout)
+
+
+@LAYOUTS
+@pytest.mark.parametrize("w", [*GEOMETRIES, Windows((7, 6), (1, 1), (0, 0), (1, 1))], ids=str)
+def test_ave_and_its_gradient_in_both_layouts(layout: torch.memory_format, w: Windows) -> None:
+    x = image(7, 6).repeat(1, 5, 1, 1).double().contiguous(memory_format=layout).requires_grad_()
+    net = load_layer("Pooling", settings("AVE", w), x, phase="TRAIN").double()
+    y = net({"b0": x})["t0"]
+    wanted = oracle.pool(x.detach().numpy(), w, average=True)
+    np.testing.assert_allclose(y.detach().numpy(), wanted, rtol=1e-12, atol=1e-14)
+    assert y.is_contiguous(memory_format=layout)
+    assert torch.autograd.gradcheck(lambda x: net({"b0": x})["t0"], x)

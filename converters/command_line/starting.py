@@ -24,6 +24,7 @@ def begin() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, leave)
     _open_closed_streams()
+    _wait_asleep()
     try:
         os.getcwd()
     except OSError as error:
@@ -32,6 +33,17 @@ def begin() -> None:
             "moved away; change to one that exists"
         )
         os._exit(1)
+
+
+def _wait_asleep() -> None:
+    """Let threads of a parallel loop look a short while for the others' end, and sleep then.
+
+    OpenMP's own default is to look for milliseconds. Where other processes want the same cores,
+    that takes the time from the very thread that is waited for. Read once, when torch loads OpenMP;
+    what the user has set stays.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def leave(number: int, frame: FrameType | None) -> None:

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NamedTuple, Protocol, Self
+from typing import IO, Any, NamedTuple, Protocol
 
 from converters.errors import DataError
 
@@ -128,22 +128,22 @@ def _decompressed(path: Path) -> Iterator[_Decompressed]:
 class _Header(tarfile.TarInfo):
     """A member's header, refused as soon as it was read if it announces too much."""
 
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+    # The one method that tarfile of every Python calls for a header before it reads what follows,
+    # and means to be overridden.
+    def _proc_member(self, archive: tarfile.TarFile) -> Any:
         """As tarfile's.
 
         Raises:
             tarfile.ReadError: it is too large, or sparse: what its headers hold has no bound then.
         """
-        header = super().frombuf(buf, encoding, errors)
-        if header.type == tarfile.GNUTYPE_SPARSE:
-            raise tarfile.ReadError(f"member {header.name!r} is sparse")
-        most = _LONGEST_HEADER if header.type in _HEADERS else _LARGEST_MEMBER
-        if not 0 <= header.size <= most:
+        if self.type == tarfile.GNUTYPE_SPARSE:
+            raise tarfile.ReadError(f"member {self.name!r} is sparse")
+        most = _LONGEST_HEADER if self.type in _HEADERS else _LARGEST_MEMBER
+        if not 0 <= self.size <= most:
             raise tarfile.ReadError(
-                f"member {header.name!r} announces {header.size} bytes; {most} are the most"
+                f"member {self.name!r} announces {self.size} bytes; {most} are the most"
             )
-        return header
+        return super()._proc_member(archive)  # type: ignore[misc]
 
 
 def _check(path: Path, info: tarfile.TarInfo) -> None:

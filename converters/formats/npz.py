@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import struct
+import tokenize
 import warnings
 import zipfile
 import zlib
@@ -40,6 +41,7 @@ _DISLIKED = (
     IndexError,
     OverflowError,
     SyntaxError,
+    tokenize.TokenError,
     EOFError,
     MemoryError,
     OSError,

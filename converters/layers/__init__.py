@@ -36,7 +36,9 @@ def bind_torch() -> None:
     import torch.nn.functional
 
     gradients = importlib.import_module("converters.layers.gradients")
+    masks = importlib.import_module("converters.layers.masks")
     for module in _modules:
         module.torch = torch  # type: ignore[attr-defined]
         module.F = torch.nn.functional  # type: ignore[attr-defined]
         module.gradients = gradients  # type: ignore[attr-defined]
+        module.masks = masks  # type: ignore[attr-defined]

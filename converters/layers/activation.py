@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch.nn.functional as F
     from torch import Tensor
 
-    from converters.layers import gradients
+    from converters.layers import gradients, masks
 
 register = Family("#fdd0a2")
 
@@ -245,7 +245,8 @@ class Dropout(Layer):
     refused = {"dropout_ratio 1 in TRAIN": "nothing would be kept, and Caffe computes NaN"}
 
     def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
-        ratio = self.param.dropout_param.dropout_ratio
+        # Read here: torch.compile traces forward and cannot ask a message for its fields.
+        self.ratio = ratio = self.param.dropout_param.dropout_ratio
         if not 0 <= ratio <= 1:
             raise self.error(f"dropout_ratio {ratio:g} must be from 0 to 1")
         if ratio == 1 and self.phase == "TRAIN":
@@ -256,9 +257,13 @@ class Dropout(Layer):
         return self.error("dropout_ratio 1 keeps no value in TRAIN, and Caffe computes NaN")
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
-        ratio = self.param.dropout_param.dropout_ratio
+        x = bottoms[0]
         if not state.training:
-            return bottoms[0]
-        if ratio == 1:
+            return x
+        if self.ratio == 1:
             raise self._keeps_nothing()
-        return F.dropout(bottoms[0], ratio)
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
+            return F.dropout(x, self.ratio)
+        mask = masks.keep_mask(x, 1 - self.ratio)
+        y: Tensor = masks.Masked.apply(x, mask, 1 / (1 - self.ratio))  # type: ignore[no-untyped-call]
+        return y

@@ -50,6 +50,7 @@ class Filter(Layer):
     Source: Caffe layers/filter_layer.cpp.
     """
 
+    needs_host = "has tops whose size depends on the data"
     differences = "where no item is chosen the gradient is 0; Caffe's backward pass crashes"
     bottoms = Count(2, None)
     tops = Count(1, None)

@@ -199,6 +199,7 @@ class HDF5Output(Layer):
 
     bottoms = Count(2, 2)
     tops = Count(0, 0)
+    needs_host = "writes a file in each pass"
     has_effects = True
     differences = (
         "`check`, `time`, `features` and `classify` write nothing; training, `gmnet_pt.test` and a "

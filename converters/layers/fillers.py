@@ -98,5 +98,7 @@ def _bilinear(tensor: Tensor, filler: pb.FillerParameter) -> Tensor:
     size = tensor.shape[3]
     factor = math.ceil(size / 2)
     centre = (size - 1) / (2 * factor)
-    line = 1 - (torch.arange(size, dtype=torch.float64) / factor - centre).abs()
+    line = (
+        1 - (torch.arange(size, dtype=torch.float64, device=tensor.device) / factor - centre).abs()
+    )
     return tensor.copy_(torch.outer(line, line))

@@ -1,4 +1,4 @@
-"""Caffe's backward passes where they are not the derivative that autograd would take."""
+"""Backward passes that autograd would not take: Caffe's own, and quicker ones."""
 
 from __future__ import annotations
 
@@ -106,6 +106,25 @@ class Power(Function):
         (dy,) = gradients
         x, y = ctx.saved_tensors
         return dy * (y / x * ctx.power), None
+
+
+class Layout(Function):
+    """(N, C, H, W) from NCHW to channels_last or back, its gradient the other way.
+
+    A copy of torch's own leaves the gradient in the layout of what is behind it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layout: torch.memory_format) -> Tensor:
+        """x, laid out as `layout` says."""
+        ctx.back = torch.contiguous_format if layout == torch.channels_last else torch.channels_last
+        return x.contiguous(memory_format=layout)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """dy, laid out as x was."""
+        back: Tensor = Layout.apply(gradients[0], ctx.back)  # type: ignore[no-untyped-call]
+        return back, None
 
 
 class PythonCall(Function):

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import torch.nn.functional as F
     from torch import Tensor
 
+    from converters.layers import gradients
+
 register = Family("#9ecae1")
 
 FLT_MAX = 3.4028234663852886e38
@@ -70,45 +72,96 @@ def _trimmed(y: Tensor, out: tuple[int, int]) -> Tensor:
     return y if tuple(y.shape[2:]) == out else y[:, :, : out[0], : out[1]]
 
 
-def max_pool(layer: Layer, x: Tensor, w: PoolingWindows, masked: bool) -> tuple[Tensor, ...]:
-    """Maximum and, if `masked`, its index h·W + w; the first of equals wins, NaN never.
+# Fewer channels do not fill the vectors of torch's kernels for channels_last.
+FEW_CHANNELS = 8
 
-    Where nothing wins, which -inf does not either, the result is -FLT_MAX, the index -1, and no
-    gradient passes: Caffe's GPU code. Its CPU code writes a gradient before the blob's memory.
+
+def _on_channels(pool: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """`pool` of (N, C, H, W) in x's own layout.
+
+    On a CPU torch vectorizes pooling over channels alone, and for an NCHW blob the way there and
+    back costs less than that brings.
     """
-    height, width = x.shape[2], x.shape[3]
-    out = pooled_size(layer, (height, width), w)
-    least = max(-FLT_MAX, torch.finfo(x.dtype).min)
-    # Neither a NaN nor a value of -FLT_MAX or less exceeds what Caffe presets.
-    x = torch.where(x > least, x, least)
+    few = x.shape[1] < FEW_CHANNELS or torch.compiler.is_compiling()
+    if few or x.device.type != "cpu" or not x.is_contiguous():
+        return pool(x)
+    last: Tensor = gradients.Layout.apply(x, torch.channels_last)  # type: ignore[no-untyped-call]
+    y: Tensor = gradients.Layout.apply(pool(last), torch.contiguous_format)  # type: ignore[no-untyped-call]
+    return y
+
+
+def _torch_has_the_windows(size: Sequence[int], w: PoolingWindows, out: tuple[int, int]) -> bool:
+    """Whether torch pools in Caffe's windows: pads up to half a kernel, and none outside."""
+    axes = zip(size, w.kernel, w.stride, w.pad, out)
+    return all(2 * p <= k and (o - 1) * s < n + p for n, k, s, p, o in axes)
+
+
+def _maxima(
+    x: Tensor, w: PoolingWindows, out: tuple[int, int], least: float
+) -> tuple[Tensor, Tensor]:
+    """torch's maxima in Caffe's windows, and their indices h·W + w; padding is `least`."""
+    height, width = x.shape[2:]
+    if _torch_has_the_windows((height, width), w, out):
+        return F.max_pool2d(
+            x, w.kernel, w.stride, w.pad, ceil_mode=not w.floor, return_indices=True
+        )
     x = _padded(x, w, out, least)
     y, index = F.max_pool2d(x, w.kernel, w.stride, return_indices=True)
-    y = _trimmed(y, out)
-    if not masked:
-        return (y,)
     index = _trimmed(index, out)
     row = torch.div(index, x.shape[3], rounding_mode="floor") - w.pad[0]
-    column = index % x.shape[3] - w.pad[1]
+    return _trimmed(y, out), row * width + index % x.shape[3] - w.pad[1]
+
+
+def max_pool(layer: Layer, x: Tensor, w: PoolingWindows) -> Tensor:
+    """Maximum over each window; NaN never wins.
+
+    Where nothing wins, which -inf does not either, the result is -FLT_MAX, and no gradient passes:
+    Caffe's GPU code. Its CPU code writes a gradient before the blob's memory.
+    """
+    out = pooled_size(layer, (x.shape[2], x.shape[3]), w)
+    least = _least(x)
+    # torch hands a NaN on: where all its maxima are above `least`, Caffe's are the same. To look at
+    # them would stall a GPU, and compiled code cannot.
+    if x.device.type == "cpu" and x.numel() and not torch.compiler.is_compiling():
+        y = _on_channels(lambda x: _maxima(x, w, out, least)[0], x)
+        if bool(y.detach().amin() > least):
+            return y
+    return _strict_maxima(x, w, out, least)[0]
+
+
+def max_pool_with_mask(layer: Layer, x: Tensor, w: PoolingWindows) -> tuple[Tensor, Tensor]:
+    """`max_pool`, and each maximum's index h·W + w: the first of equals, -1 where nothing wins."""
+    out = pooled_size(layer, (x.shape[2], x.shape[3]), w)
+    least = _least(x)
+    y, index = _strict_maxima(x, w, out, least)
     # Half precision does not hold every index.
     exact = torch.promote_types(y.dtype, torch.float32)
-    return y, torch.where(y > least, row * width + column, -1).to(exact)
+    return y, torch.where(y > least, index, -1).to(exact)
+
+
+def _least(x: Tensor) -> float:
+    """What Caffe presets a maximum with, as far as x's type holds it."""
+    return max(-FLT_MAX, torch.finfo(x.dtype).min)
+
+
+def _strict_maxima(
+    x: Tensor, w: PoolingWindows, out: tuple[int, int], least: float
+) -> tuple[Tensor, Tensor]:
+    """As `_maxima`; neither a NaN nor a value of `least` or below wins, or takes a gradient."""
+    return _maxima(torch.where(x > least, x, least), w, out, least)
 
 
 def average_pool(layer: Layer, x: Tensor, w: PoolingWindows) -> Tensor:
     """Mean over each window; padding counts in the divisor, what reaches beyond it does not."""
-    out = pooled_size(layer, (x.shape[2], x.shape[3]), w)
-    simple = all(2 * p <= k for p, k in zip(w.pad, w.kernel))
-    y = (
-        F.avg_pool2d(x, w.kernel, w.stride, w.pad, ceil_mode=not w.floor, count_include_pad=True)
-        if simple
-        else F.avg_pool2d(
-            F.pad(x, (w.pad[1], w.pad[1], w.pad[0], w.pad[0])),
-            w.kernel,
-            w.stride,
-            ceil_mode=not w.floor,
-            count_include_pad=False,
-        )
-    )
+    size = (x.shape[2], x.shape[3])
+    out = pooled_size(layer, size, w)
+    if w.kernel == size and out == (1, 1) and not any(w.pad):
+        return x.mean((2, 3), keepdim=True)
+    pad, counted = w.pad, True
+    if any(2 * p > k for p, k in zip(w.pad, w.kernel)):
+        x, pad, counted = F.pad(x, (w.pad[1], w.pad[1], w.pad[0], w.pad[0])), (0, 0), False
+    ceil = not w.floor
+    y = _on_channels(lambda x: F.avg_pool2d(x, w.kernel, w.stride, pad, ceil, counted), x)
     return _trimmed(y, out)
 
 
@@ -209,8 +262,7 @@ class Pooling(Layer):
             return average_pool(self, x, w)
         if method == pb.PoolingParameter.STOCHASTIC:
             return stochastic_pool(self, x, w, state.training)
-        tops = max_pool(self, x, w, self.has_mask)
-        return tops if self.has_mask else tops[0]
+        return max_pool_with_mask(self, x, w) if self.has_mask else max_pool(self, x, w)
 
 
 @register("SPP", "spp_param")
@@ -263,7 +315,7 @@ class SPP(Layer):
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
         x = bottoms[0]
         pool: dict[int, Callable[[PoolingWindows], Tensor]] = {
-            pb.SPPParameter.MAX: lambda w: max_pool(self, x, w, False)[0],
+            pb.SPPParameter.MAX: lambda w: max_pool(self, x, w),
             pb.SPPParameter.AVE: lambda w: average_pool(self, x, w),
             pb.SPPParameter.STOCHASTIC: lambda w: stochastic_pool(self, x, w, state.training),
         }

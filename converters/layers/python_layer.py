@@ -41,6 +41,7 @@ class Python(Layer):
 
     bottoms = Count(0, None)
     tops = Count(0, None)
+    needs_host = "runs code of its own"
     has_effects = True
     ignored = {"python_param.share_in_parallel": "Caffe ignores it too; nothing is shared"}
     refused = {"without --allow-python-layers": "it runs code that the net names"}

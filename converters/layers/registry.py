@@ -85,8 +85,9 @@ class Layer:
     never receive a gradient, whether the tops come from outside (`is_data`) or default to a loss;
     which bottoms are `whole_numbers` (labels, indices) and whether the layer only `moves_values`;
     whether it counts in a net's depth; whether running it leaves traces elsewhere (`has_effects`);
-    and what `docs/layers.md` tells: fields without effect (`ignored`) and what is `refused`, each
-    with its reason, and where the result differs from Caffe's.
+    why no CUDA graph can hold it (`needs_host`, in words that go on from its name); and what
+    `docs/layers.md` tells: fields without effect (`ignored`) and what is `refused`, each with its
+    reason, and where the result differs from Caffe's.
     """
 
     type: ClassVar[str]
@@ -97,6 +98,7 @@ class Layer:
     counts_as_depth: ClassVar[bool] = False
     whole_numbers: ClassVar[tuple[int, ...]] = ()
     moves_values: ClassVar[bool] = False
+    needs_host: ClassVar[str] = ""
     has_effects: ClassVar[bool] = False
     params: ClassVar[tuple[str, ...]] = ()
     ignored: ClassVar[Mapping[str, str]] = {}

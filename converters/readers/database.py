@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,9 @@ from converters.errors import DataError
 from converters.readers.reader import READERS, Reader, Shape
 from converters.readers.transform import Images
 from converters.records.datum import RecordError, decode_images
+from converters.records.extents import Extents, batched, every, views
 from converters.records.images import Buffer
-from converters.records.lmdb_reader import DATA_FILE, LmdbReader, key_text
+from converters.records.lmdb_reader import DATA_FILE, LmdbReader
 
 
 @READERS.add("Data")
@@ -39,12 +39,14 @@ class DatabaseReader(Reader):
         except DataError as error:
             raise self.fail(str(error)) from error
         self._sizes_differ = False
+        self.position = self.share.first(self.batch_size) % len(self.records)
         self.reopen()
 
     def reopen(self) -> None:
         if self.position >= len(self.records):
             raise ValueError(f"record {self.position} of {len(self.records)}")
-        self._values = self.records.values(self.position)
+        dealt = self.batch_size * self.share.of
+        self._batches = batched(self.records.extents(self.position), dealt)
 
     def shapes(self) -> list[Shape]:
         with self._named():
@@ -54,9 +56,10 @@ class DatabaseReader(Reader):
 
     def read(self) -> list[NDArray[np.float32]]:
         with self._named():
-            images, labels = self._decode(list(islice(self._values, self.batch_size)))
+            own = every(self.share.step, next(self._batches), self.batch_size)
+            images, labels = self._decode(own)
         data = self.transform(images, self.random(0))
-        self.position = (self.position + self.batch_size) % len(self.records)
+        self.position = (self.position + self.batch_size * self.share.of) % len(self.records)
         return [data, labels.astype(np.float32)]
 
     @contextmanager
@@ -67,16 +70,17 @@ class DatabaseReader(Reader):
         except DataError as error:
             raise self.fail(str(error)) from error
 
-    def _decode(self, records: Sequence[Buffer]) -> tuple[Images, NDArray[np.int32]]:
+    def _decode(self, records: Sequence[Extents]) -> tuple[Images, NDArray[np.int32]]:
         """Images (N, C, H, W) or, where crops make them alike, each of its size; labels (N,)."""
         if not self._sizes_differ:
             try:
-                return self.records.decode(records, self.position, self.transform.color)
+                color, step = self.transform.color, self.share.step
+                return self.records.decode(records, self.position, color, step)
             except DataError:
                 if not self.transform.param.crop_size:
                     raise
                 self._sizes_differ = True
-        return self._decode_each(records, self.position)
+        return self._decode_each(list(views(records)), self.position)
 
     def _decode_each(
         self, records: Sequence[Buffer], position: int
@@ -84,7 +88,4 @@ class DatabaseReader(Reader):
         try:
             return decode_images(records, self.transform.color)
         except RecordError as error:
-            key = self.records.keys[(position + error.index) % len(self.records)]
-            raise DataError(
-                f"{self.records.path}: record {key_text(key)!r} {error.reason}"
-            ) from error
+            raise self.records.named(error, position, self.share.step) from error

@@ -44,6 +44,7 @@ class Hdf5Reader(Reader):
         self.file = 0
         self._loaded: Path | None = None
         self._reorder()
+        self.position = self.share.first(self.batch_size)
 
     def _reorder(self) -> None:
         count = len(self.files)
@@ -94,18 +95,19 @@ class Hdf5Reader(Reader):
     def read(self) -> list[NDArray[np.float32]]:
         picked: list[list[NDArray[np.float32]]] = [[] for _ in self.rows]
         for _ in range(self.batch_size):
-            if self.position == len(self._row_order):
+            while self.position >= len(self._row_order):
                 self._next_file()
             for rows, chosen in zip(self.rows, picked):
                 chosen.append(rows[self._row_order[self.position]])
-            self.position += 1
+            self.position += self.share.step
+        self.position += self.share.gap(self.batch_size)
         try:
             return [np.stack(chosen) for chosen in picked]
         except ValueError as error:
             raise self.fail(f"the files' datasets have different shapes: {error}") from error
 
     def _next_file(self) -> None:
-        self.position, self.file = 0, self.file + 1
+        self.position, self.file = self.position - len(self._row_order), self.file + 1
         if self.file == len(self.files):
             self.file, self.epoch = 0, self.epoch + 1
             self._reorder()
@@ -119,5 +121,6 @@ class Hdf5Reader(Reader):
         if self.file >= len(self.files):
             raise ValueError(f"file {self.file} of {len(self.files)}")
         self._reorder()
-        if self.position > len(self._row_order):
+        # Behind the last row are the next files', as far on as a share may have stepped.
+        if self.position > len(self._row_order) + (self.share.of - 1) * self.batch_size:
             raise ValueError(f"row {self.position} of {len(self._row_order)}")

@@ -67,6 +67,14 @@ class ImageListReader(ImageFileReader):
                     f"{param.source}"
                 )
         self.reopen()
+        self._advance(self.share.first(self.batch_size))
+
+    def _advance(self, lines: int) -> None:
+        """Step on; each round of the list has an order of its own."""
+        rounds, self.position = divmod(self.position + lines, len(self.lines))
+        if rounds:
+            self.epoch += rounds
+            self.reopen()
 
     def reopen(self) -> None:
         count = len(self.lines)
@@ -93,10 +101,8 @@ class ImageListReader(ImageFileReader):
             name, label = self.lines[self._order[self.position]]
             images.append(self._image(name))
             labels.append(label)
-            self.position += 1
-            if self.position == len(self.lines):
-                self.position, self.epoch = 0, self.epoch + 1
-                self.reopen()
+            self._advance(self.share.step)
+        self._advance(self.share.gap(self.batch_size))
         if not self.transform.param.crop_size and len({image.shape for image in images}) > 1:
             raise self.fail("images of different sizes need new_height and new_width, or crop_size")
         return [self.transform(images, self.random(0)), np.array(labels, np.float32)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,34 @@ Arrays = dict[str, NDArray[np.float32]]
 Shape = tuple[int, ...]
 
 
+class Share(NamedTuple):
+    """Which part of the data a reader has: every `of`-th record, from the one at `place` on.
+
+    With `whole` batches are dealt instead: every `of`-th batch of a reader that has all of them.
+    Source: Caffe data_layer.cpp Skip.
+    """
+
+    place: int = 0
+    of: int = 1
+    whole: bool = False
+
+    @property
+    def step(self) -> int:
+        """From one record of a batch to the next."""
+        return 1 if self.whole else self.of
+
+    def first(self, batch_size: int) -> int:
+        """The record that the first batch begins with."""
+        return self.place * (batch_size if self.whole else 1)
+
+    def gap(self, batch_size: int) -> int:
+        """The records passed over behind a batch whose every record was followed by a step."""
+        return batch_size * (self.of - self.step)
+
+
+ALL = Share()
+
+
 class Reader:
     """The source of one data layer's tops."""
 
@@ -31,11 +59,16 @@ class Reader:
     """Whether a batch may be read before it is asked for."""
 
     def __init__(
-        self, param: pb.LayerParameter, environment: Environment, seed: int | None
+        self,
+        param: pb.LayerParameter,
+        environment: Environment,
+        seed: int | None,
+        share: Share = ALL,
     ) -> None:
         self.param = param
         self.source = environment.source
         self.find = environment.find
+        self.share = share
         self.seed = secrets.randbits(32) if seed is None else seed
         self.position = 0
         self.epoch = 0
@@ -108,7 +141,8 @@ class Reader:
 
     def random(self, purpose: int) -> np.random.Generator:
         """The generator of this batch (purpose 0) or this epoch (1)."""
-        number = self.epoch if purpose else self.batch
+        # Readers of other shares draw for batches of their own, and order an epoch alike.
+        number = self.epoch if purpose else self.batch * self.share.of + self.share.place
         return np.random.default_rng((self.seed, purpose, number))
 
     def positive(self, name: str, value: int) -> int:
@@ -124,9 +158,14 @@ READERS: Registry[type[Reader]] = Registry("reader", "converters.readers")
 
 
 def open_reader(
-    param: pb.LayerParameter, environment: Environment, seed: int | None = None
+    param: pb.LayerParameter,
+    environment: Environment,
+    seed: int | None = None,
+    share: Share = ALL,
 ) -> Reader:
     """The reader of a data layer that stands in `environment`.
+
+    Readers of several shares are given one seed.
 
     Raises:
         DataError: the layer's files are absent or damaged, or its fields do not fit them.
@@ -136,4 +175,4 @@ def open_reader(
             f'{environment.source}: layer "{param.name}": {param.type} reads no files; '
             f"give its tops ({', '.join(param.top)}) as inputs"
         )
-    return READERS[param.type](param, environment, seed)
+    return READERS[param.type](param, environment, seed, share)

@@ -206,9 +206,13 @@ def decode_batch(records: Sequence[Buffer], color: bool | None = None) -> Batch:
     """
     if not records:
         raise DataError("no records to decode")
-    batch = _decode_uniform(records)
-    if batch is not None:
-        return batch
+    size, layout = len(records[0]), layout_of(records[0])
+    if layout and all(len(record) == size for record in records):
+        block = np.frombuffer(bytearray().join(records), np.uint8).reshape(-1, size)
+        start, stop = layout.start, layout.stop
+        labels = labels_of(np.delete(block, slice(start, stop), axis=1), start)
+        if labels is not None:
+            return Batch(block[:, start:stop].reshape(-1, *layout.shape), labels)
     images, labels = decode_images(records, color)
     for index, image in enumerate(images):
         if (image.shape, image.dtype) != (images[0].shape, images[0].dtype):
@@ -239,25 +243,29 @@ def decode_images(
     return images, np.array(labels, np.int32)
 
 
-def _decode_uniform(records: Sequence[Buffer]) -> Batch | None:
-    """All records at once if their bytes differ only in data and label, otherwise None."""
-    first, size = records[0], len(records[0])
-    layout = _layout(first)
-    if layout is None or any(len(record) != size for record in records):
-        return None
-    shape, start, stop = layout
-    block = np.frombuffer(bytearray().join(records), np.uint8).reshape(len(records), size)
-    same_prefix = (block[:, :start] == block[0, :start]).all()
-    tail = block[:, stop:]
-    labels = tail[:, 1]
-    same_tail = (tail[:, 0] == LABEL).all() and (tail[:, 2:] == tail[0, 2:]).all()
-    if not same_prefix or not same_tail or (labels > 0x7F).any():
-        return None
-    return Batch(block[:, start:stop].reshape(len(records), *shape), labels.astype(np.int32))
+class Layout(NamedTuple):
+    """A record's shape, and where its data begin and end."""
+
+    shape: tuple[int, int, int]
+    start: int
+    stop: int
 
 
-def _layout(record: Buffer) -> tuple[tuple[int, int, int], int, int] | None:
-    """Shape and the data's bounds if a record has the common form with a one-byte label."""
+def labels_of(around: Pixels, start: int) -> NDArray[np.int32] | None:
+    """The labels of records (N, size) without their pixels, which stood at `start`.
+
+    None if they differ from the first in more than one-byte labels.
+    """
+    labels = around[:, start + 1]
+    same = (around == around[0]).all(axis=0)
+    same[start + 1] = True
+    if not same.all() or around[0, start] != LABEL or (labels > 0x7F).any():
+        return None
+    return labels.astype(np.int32)
+
+
+def layout_of(record: Buffer) -> Layout | None:
+    """The layout if a record has the common form with a one-byte label."""
     offset, shape = 0, []
     try:
         for tag in (CHANNELS, HEIGHT, WIDTH, DATA):
@@ -272,7 +280,7 @@ def _layout(record: Buffer) -> tuple[tuple[int, int, int], int, int] | None:
     channels, height, width = shape
     whole = channels * height * width == length and min(shape) > 0
     plain_tail = len(record) - stop == 2 or bytes(record[stop + 2 :]) == b"\x38\x00"
-    return ((channels, height, width), offset, stop) if whole and plain_tail else None
+    return Layout((channels, height, width), offset, stop) if whole and plain_tail else None
 
 
 class RecordError(DataError):

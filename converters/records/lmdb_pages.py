@@ -16,15 +16,20 @@ from __future__ import annotations
 
 import os
 import struct
+from collections import deque
 from collections.abc import Iterator, Sequence
-from itertools import chain, pairwise
+from itertools import chain, islice, pairwise
+from mmap import mmap
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
+from weakref import ref
 
 import numpy as np
 from numpy.typing import NDArray
 
 from converters.errors import DataError
+from converters.records.extents import Extents
 
 # A meta page: number, pad, flags, lower, upper; magic, version, address, map size; then two MDB_db,
 # of the free pages and of the records: pad (the first one's is the page size), flags, depth,
@@ -49,9 +54,12 @@ _NO_PAGE = (1 << 64) - 1
 _FIRST_PAGE = 2
 _LEAST_RECORD = _NODE + 2  # with its place in the page
 
-_RUN = 512 << 10  # bytes of neighbouring pages that are read at once
-# Leaves that are checked at once; the first ones are fewer, so that reading begins soon.
-_FIRST_LEAVES, _MOST_LEAVES = 2, 512
+_ORDER = "its keys come before those of the page before it"
+
+_RUN = 2 << 20  # bytes of neighbouring pages that are read at once
+_SKIPPED = 2  # pages that are read with those around them: a leaf between overflow pages
+_KEPT = 4  # blocks of that size
+_FIRST_LEAVES = 2  # that are checked at once; later ones are more, up to a run
 
 
 class Meta(NamedTuple):
@@ -69,7 +77,7 @@ class Meta(NamedTuple):
 class Leaves(NamedTuple):
     """Neighbouring leaf pages that were checked, and where in `block` their records lie."""
 
-    block: bytes
+    block: NDArray[np.uint8]
     begins: NDArray[np.int64]  # of the values
     sizes: NDArray[np.int64]
     key_sizes: NDArray[np.int64]
@@ -82,7 +90,7 @@ class Leaves(NamedTuple):
     def key(self, index: int) -> bytes:
         """The key of a record."""
         begin = int(self.begins[index])
-        return self.block[begin - int(self.key_sizes[index]) : begin]
+        return self.block[begin - int(self.key_sizes[index]) : begin].tobytes()
 
 
 class _Nodes(NamedTuple):
@@ -93,11 +101,43 @@ class _Nodes(NamedTuple):
     heads: NDArray[np.int64]
 
 
-def _slices(
-    block: bytes, begins: NDArray[np.int64], ends: NDArray[np.int64]
-) -> Iterator[memoryview]:
-    """The parts of `block`, made without a line of Python for each."""
-    return map(memoryview(block).__getitem__, map(slice, begins.tolist(), ends.tolist()))
+def _together(leaves: Leaves, start: int, stop: int, large: Extents) -> Extents:
+    """The values of records start … stop, in overflow pages (`large`) or in the leaves, as one."""
+    if len(large) == stop - start:
+        return large
+    some, big = slice(start, stop), leaves.big[start:stop]
+    begins, sizes = leaves.begins[some].copy(), leaves.sizes[some]
+    # The leaves' part of that range; records of a page lie in it from its end to its beginning.
+    low, high = int(begins[~big].min()), int((begins + sizes)[~big].max())
+    begins[~big] -= low
+    begins[big] = large.begins + (high - low)
+    return Extents(np.concatenate([leaves.block[low:high], large.block]), begins, sizes)
+
+
+class _Memory:
+    """Blocks to read pages into, each filled again once nobody holds a part of it.
+
+    They begin where a page does: 16 bytes behind it the kernel copies three times as long. New
+    memory would cost more than reading: the system clears it page by page.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._blocks: deque[tuple[mmap, ref[NDArray[np.uint8]]]] = deque(maxlen=_KEPT)
+
+    def take(self, size: int) -> NDArray[np.uint8]:
+        """`size` bytes, whatever they hold."""
+        with self._lock:
+            for number, (memory, held) in enumerate(self._blocks):
+                if held() is None and len(memory) >= size:
+                    del self._blocks[number]
+                    break
+            else:
+                memory = mmap(-1, max(size, _RUN))
+            # Parts of this array, not of the memory, are what others hold.
+            block = np.frombuffer(memory, np.uint8, size)
+            self._blocks.append((memory, ref(block)))
+            return block
 
 
 class LmdbPages:
@@ -115,6 +155,7 @@ class LmdbPages:
         except OSError as error:
             raise DataError(f"{file}: cannot be read: {error.strerror}") from error
         try:
+            self._memory = _Memory()
             self._opened = os.fstat(self._file.fileno())
             if not self._opened.st_size:
                 raise DataError(f"{file}: empty; build the database again")
@@ -145,25 +186,25 @@ class LmdbPages:
             DataError: a page is damaged, a value is no record but a tree of its own, or the file
                 was cut or cannot be read.
         """
+        numbers = chain.from_iterable(self._leaf_numbers([self.meta.root], 1))
         count, last_key = _FIRST_LEAVES, b""
-        for numbers in self._leaf_numbers([self.meta.root], 1):
-            start = 0
-            while start < len(numbers):
-                some = numbers[start : start + count]
-                leaves = self._leaves(some)
-                last_key = self._check_order(leaves, some, last_key)
-                yield leaves
-                start, count = start + count, min(2 * count, _MOST_LEAVES)
+        while some := list(islice(numbers, count)):
+            leaves = self._leaves(some)
+            last_key = self._check_order(leaves, some, last_key)
+            yield leaves
+            count = min(2 * count, _RUN // self.meta.page_size)
 
-    def values(self, leaves: Leaves) -> Iterator[memoryview]:
-        """The values of the leaves' records; raises as `leaves`."""
-        small = _slices(leaves.block, leaves.begins, leaves.begins + leaves.sizes)
-        if not leaves.big.any():
-            return small
-        values = chain.from_iterable(self._big_values(leaves))
-        if leaves.big.all():
-            return values
-        return (next(values) if big else one for one, big in zip(small, leaves.big.tolist()))
+    def values(self, leaves: Leaves) -> Iterator[Extents]:
+        """Where the values of the leaves' records lie, in their order; raises as `leaves`."""
+        done = 0  # records whose values were given
+        if leaves.big.any():
+            places = np.flatnonzero(leaves.big)
+            for stop, inside in self._big_values(leaves, places):
+                end = int(places[stop - 1]) + 1
+                yield _together(leaves, done, end, inside)
+                done = end
+        if done < len(leaves):
+            yield Extents(leaves.block, leaves.begins[done:], leaves.sizes[done:])
 
     def _leaf_numbers(self, numbers: list[int], level: int) -> Iterator[list[int]]:
         """The leaf pages at or below the pages `numbers` of a level, which is the root's at 1."""
@@ -180,8 +221,11 @@ class LmdbPages:
 
     def _leaves(self, numbers: Sequence[int]) -> Leaves:
         """The leaf pages `numbers`."""
-        extents = np.array(numbers), np.ones(len(numbers), np.int64)
-        block = b"".join([data for *_, data in self._runs(*extents)])
+        size = self.meta.page_size
+        block = self._memory.take(len(numbers) * size)
+        ones = np.ones(len(numbers), np.int64)
+        for start, stop, first, _ in self._runs(np.array(numbers), ones, 0):
+            self._read_into(block[start * size : stop * size], first * size)
         row, starts, nodes = self._nodes(numbers, block, _LEAF)
         low, high, flags, key_sizes = nodes
         if (flags & _SUBTREE).any():
@@ -192,15 +236,15 @@ class LmdbPages:
         big, sizes = flags == _BIG, low | high << 16
         begins = starts + _NODE + key_sizes
         ends = begins + np.where(big, 8, sizes)
-        whole = (ends <= (row + 1) * self.meta.page_size) & (flags <= _BIG)
+        whole = (ends <= (row + 1) * size) & (flags <= _BIG)
         self._require(whole, numbers, row, "a record passes its end")
         firsts = np.searchsorted(row, np.arange(len(numbers)))
         return Leaves(block, begins, sizes, key_sizes, big, firsts)
 
-    def _nodes(self, numbers: Sequence[int], block: bytes, kind: int) -> _Nodes:
+    def _nodes(self, numbers: Sequence[int], block: NDArray[np.uint8], kind: int) -> _Nodes:
         """The nodes of the pages `numbers`, which `block` holds, all in one pass of NumPy."""
         size = self.meta.page_size
-        pages = np.frombuffer(block, self._page)
+        pages = block.view(self._page)
         lower, upper = pages["lower"].astype(np.int64), pages["upper"].astype(np.int64)
         self._require(
             pages["number"] == np.array(numbers, np.uint64), numbers, None, "it has another number"
@@ -212,7 +256,7 @@ class LmdbPages:
         counts = (lower - _HEADER) // 2
         row = np.repeat(np.arange(len(numbers)), counts)
         before = np.repeat(np.cumsum(counts) - counts, counts)  # records of earlier pages
-        halves = np.frombuffer(block, np.uint16)
+        halves = block.view(np.uint16)
         starts = row * size
         places = halves[(starts + _HEADER) // 2 + np.arange(len(row)) - before].astype(np.int64)
         inside = (places >= upper[row]) & (places <= size - _NODE) & (places % 2 == 0)
@@ -236,22 +280,31 @@ class LmdbPages:
         """Pages that were exchanged are whole, but their keys no longer ascend; the last key."""
         if self.meta.flags & _OTHER_ORDER:
             return last_key
-        block, ends = leaves.block, leaves.begins
-        begins = ends - leaves.key_sizes
-        first, last = leaves.firsts, np.append(leaves.firsts[1:], len(leaves)) - 1
-        corners = (begins[first], ends[first], begins[last], ends[last])
-        for number, a, b, c, d in zip(numbers, *(side.tolist() for side in corners)):
-            if last_key and block[a:b] <= last_key:
-                raise self.fail(number, "its keys come before those of the page before it")
-            last_key = block[c:d]
+        last = np.append(leaves.firsts[1:], len(leaves)) - 1
+        places = np.stack([leaves.firsts, last], axis=1).ravel()
+        sizes = leaves.key_sizes[places]
+        if (sizes == len(last_key)).all():
+            # Keys of one size compare as NumPy's strings, which leave out NULs at the end.
+            keys = Extents(leaves.block, leaves.begins[places] - sizes, sizes).rows(len(last_key))
+            ends = keys.view(f"S{len(last_key)}").ravel()
+            before = np.append(np.frombuffer(last_key, ends.dtype), ends[1:-1:2])
+            self._require(before < ends[::2], numbers, None, _ORDER)
+            return bytes(keys[-1].data)
+        corners = iter([leaves.key(place) for place in places.tolist()])
+        for number, first, key in zip(numbers, corners, corners):
+            if last_key and first <= last_key:
+                raise self.fail(number, _ORDER)
+            last_key = key
         return last_key
 
-    def _big_values(self, leaves: Leaves) -> Iterator[Iterator[memoryview]]:
-        """Those values of the leaves that lie in overflow pages, run by run."""
+    def _big_values(
+        self, leaves: Leaves, places: NDArray[np.int64]
+    ) -> Iterator[tuple[int, Extents]]:
+        """The values in overflow pages of the records `places`, run by run: (stop, values)
+        of the places before `stop`."""
         page_size, last_page = self.meta.page_size, self.meta.last_page
-        octets = np.frombuffer(leaves.block, np.uint8)
-        begins, sizes = leaves.begins[leaves.big], leaves.sizes[leaves.big]
-        firsts = octets[begins[:, np.newaxis] + np.arange(8)].view(np.int64).ravel()
+        begins, sizes = leaves.begins[places], leaves.sizes[places]
+        firsts = leaves.block[begins[:, np.newaxis] + np.arange(8)].view(np.int64).ravel()
         counts = (_HEADER - 1 + sizes) // page_size + 1
         inside = (firsts >= _FIRST_PAGE) & (firsts <= last_page + 1 - counts)
         if not inside.all():
@@ -260,10 +313,11 @@ class LmdbPages:
                 int(firsts[wrong]),
                 f"a value of {sizes[wrong]} bytes there passes the last page, {last_page}",
             )
-        for start, stop, run, block in self._runs(firsts, counts):
+        for start, stop, first, after in self._runs(firsts, counts, _SKIPPED):
             some = slice(start, stop)
-            at = (firsts[some] - run) * page_size
-            heads = np.frombuffer(block, _OVERFLOW_HEAD)[at // _HEADER]
+            block = self._read(first * page_size, (after - first) * page_size)
+            at = (firsts[some] - first) * page_size
+            heads = block.view(_OVERFLOW_HEAD)[at // _HEADER]
             right = (
                 (heads["number"] == firsts[some].astype(np.uint64))
                 & (heads["flags"] & _KIND == _OVERFLOW)
@@ -275,48 +329,50 @@ class LmdbPages:
                     int(firsts[wrong]),
                     f"it begins no {counts[wrong]} pages for a value of {sizes[wrong]} bytes",
                 )
-            yield _slices(block, at + _HEADER, at + _HEADER + sizes[some])
+            yield stop, Extents(block, at + _HEADER, sizes[some])
 
     # ------------------------------------------------------------ reading
 
     def _runs(
-        self, firsts: NDArray[np.int64], counts: NDArray[np.int64]
-    ) -> Iterator[tuple[int, int, int, bytes]]:
-        """Extents of the file, counts[i] pages from page firsts[i]; neighbours are read at once.
+        self, firsts: NDArray[np.int64], counts: NDArray[np.int64], skip: int
+    ) -> Iterator[tuple[int, int, int, int]]:
+        """Counts[i] pages of the file from page firsts[i]: those to be read at once.
 
-        Yields (start, stop, first page, bytes) for the extents start … stop of each run.
+        That is neighbours, with up to `skip` other pages between two. Yields (start, stop, first
+        page, page after the last) for those of start … stop.
         """
-        size, ends = self.meta.page_size, firsts + counts
-        most = max(1, _RUN // size)
-        gaps = np.flatnonzero(firsts[1:] != ends[:-1]) + 1
+        ends = firsts + counts
+        most = max(1, _RUN // self.meta.page_size)
+        skipped = firsts[1:] - ends[:-1]
+        gaps = np.flatnonzero((skipped < 0) | (skipped > skip)) + 1
         for start, after in pairwise([0, *gaps.tolist(), len(firsts)]):
             while start < after:
                 first = int(firsts[start])
                 fitting = int(np.searchsorted(ends[start:after], first + most, side="right"))
                 stop = start + max(1, fitting)
-                yield (
-                    start,
-                    stop,
-                    first,
-                    self._read(first * size, (int(ends[stop - 1]) - first) * size),
-                )
+                yield start, stop, first, int(ends[stop - 1])
                 start = stop
 
-    def _read(self, offset: int, size: int) -> bytes:
+    def _read(self, offset: int, size: int) -> NDArray[np.uint8]:
         """`size` bytes of the file at `offset`."""
+        data = self._memory.take(size)
+        self._read_into(data, offset)
+        return data
+
+    def _read_into(self, data: NDArray[np.uint8], offset: int) -> None:
+        """Fill `data` with the file's bytes at `offset`."""
+        done = 0
         try:
-            data = os.pread(self._file.fileno(), size, offset)
-            while len(data) < size:  # Linux gives at most 2 GiB at once
-                piece = os.pread(self._file.fileno(), size - len(data), offset + len(data))
-                if not piece:
+            while done < len(data):  # Linux gives at most 2 GiB at once
+                got = os.preadv(self._file.fileno(), [data.data[done:]], offset + done)
+                if not got:
                     raise DataError(
-                        f"{self.path}: truncated: it ends at byte {offset + len(data)}, inside a "
+                        f"{self.path}: truncated: it ends at byte {offset + done}, inside a "
                         f"page; {self._changed_text()}copy or build the database again"
                     )
-                data += piece
+                done += got
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read: {error.strerror}") from error
-        return data
 
     def fail(self, number: int, reason: str) -> DataError:
         """The error for a damaged page."""

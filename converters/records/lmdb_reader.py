@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from itertools import chain, islice
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from converters.errors import DataError
-from converters.records.datum import Batch, RecordError, decode_batch
-from converters.records.images import Buffer
+from converters.records.datum import Batch, RecordError
+from converters.records.extents import Extents, batched, decode, views
 from converters.records.lmdb_pages import Leaves, LmdbPages
 
 DATA_FILE = "data.mdb"
@@ -85,7 +85,7 @@ class LmdbReader:
     def __iter__(self) -> Iterator[tuple[bytes, memoryview]]:
         """Every record once, in key order: (key, value); raises as `values`."""
         for _, leaves in self._leaves():
-            for index, value in enumerate(self._pages.values(leaves)):
+            for index, value in enumerate(views(self._pages.values(leaves))):
                 yield leaves.key(index), value
 
     @cached_property
@@ -106,17 +106,19 @@ class LmdbReader:
             DataError: a page is damaged; the tree has more or fewer records than it announces; or,
                 after the last record, the database is another one than at the beginning.
         """
-        # Joined by chain, not by `yield from`: no Python code runs for a record.
-        return chain.from_iterable(self._rounds(position % self._length))
+        return views(self.extents(position))
 
-    def _rounds(self, skip: int) -> Iterator[Iterator[memoryview]]:
-        """The values of the leaves, round after round, the first `skip` of the first left out."""
+    def extents(self, position: int = 0) -> Iterator[Extents]:
+        """Records without end, as `values` gives them; raises as it."""
+        skip = position % self._length
         while True:
             for before, leaves in self._leaves():
-                if skip <= before:
-                    yield self._pages.values(leaves)
-                elif skip < before + len(leaves):
-                    yield islice(self._pages.values(leaves), skip - before, None)
+                if skip >= before + len(leaves):
+                    continue
+                for some in self._pages.values(leaves):
+                    if skip < before + len(some):
+                        yield some.part(max(0, skip - before))
+                    before += len(some)
             if self._pages.replaced():
                 raise self._changed()
             skip = 0
@@ -146,11 +148,9 @@ class LmdbReader:
 
     def once(self, size: int = BLOCK) -> Iterator[Batch]:
         """All records in batches of `size`, the last one shorter; raises as `batches`."""
-        values = islice(self.values(), self._length)
-        position = 0
-        while records := list(islice(values, size)):
+        round_ = (some for _, leaves in self._leaves() for some in self._pages.values(leaves))
+        for position, records in zip(count(0, size), batched(round_, size)):
             yield self.decode(records, position)
-            position += len(records)
 
     def batches(self, size: int, position: int = 0, color: bool | None = None) -> Iterator[Batch]:
         """Batches without end from `position`, wrapping around mid-batch as Caffe does.
@@ -158,18 +158,22 @@ class LmdbReader:
         Raises:
             DataError: a damaged record, or one of another shape; names database and key.
         """
-        values = self.values(position)
-        while True:
-            yield self.decode(list(islice(values, size)), position, color)
-            position += size
+        for at, records in zip(count(position, size), batched(self.extents(position), size)):
+            yield self.decode(records, at, color)
 
-    def decode(self, records: Sequence[Buffer], position: int, color: bool | None = None) -> Batch:
-        """`decode_batch` whose error names the key; `records[0]` is the one at `position`."""
+    def decode(
+        self, records: Sequence[Extents], position: int, color: bool | None = None, step: int = 1
+    ) -> Batch:
+        """The records of a batch, every `step`-th from `position` on; the error names the key."""
         try:
-            return decode_batch(records, color)
+            return decode(records, color)
         except RecordError as error:
-            key = self.keys[(position + error.index) % self._length]
-            raise DataError(f"{self.path}: record {key_text(key)!r} {error.reason}") from error
+            raise self.named(error, position, step) from error
+
+    def named(self, error: RecordError, position: int, step: int = 1) -> DataError:
+        """The error of a record of such a batch, with its database and key."""
+        key = self.keys[(position + error.index * step) % self._length]
+        return DataError(f"{self.path}: record {key_text(key)!r} {error.reason}")
 
     def close(self) -> None:
         """Release the file; a second call does nothing."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from converters.errors import CaffeError
 from converters.layers import Layer
 from converters.net.caffe_net import CaffeNet
-from converters.readers import Arrays, MemoryReader, Reader, open_reader
+from converters.readers import ALL, Arrays, MemoryReader, Reader, Share, open_reader
 from converters.readers.database import DatabaseReader
 from converters.readers.image_list import ImageListReader
 
@@ -132,21 +132,23 @@ class Batches:
             self._reader.records.close()
 
 
-def open_batches(layers: Sequence[Layer], seed: int | None) -> list[Batches]:
+def open_batches(layers: Sequence[Layer], seed: int | None, share: Share = ALL) -> list[Batches]:
     """The feeders of data layers, in the net's order, each with random numbers of its own.
+
+    Each has `share` of its layer's data; all shares take one seed.
 
     Raises:
         DataError: a layer's files are absent or damaged, or it is an Input, which reads nothing.
     """
     return [
-        Batches(open_reader(layer.param, layer.environment, _own_seed(seed, place)))
+        Batches(open_reader(layer.param, layer.environment, _own_seed(seed, place), share))
         for place, layer in enumerate(layers)
     ]
 
 
-def open_net_batches(net: CaffeNet, seed: int | None = None) -> list[Batches]:
+def open_net_batches(net: CaffeNet, seed: int | None = None, share: Share = ALL) -> list[Batches]:
     """The feeders of all data layers of `net`; raises as `open_batches`."""
-    return open_batches(net.plan.data_layers, seed)
+    return open_batches(net.plan.data_layers, seed, share)
 
 
 @contextmanager

@@ -15,7 +15,9 @@ from converters.net.caffe_net import CaffeNet
 from converters.net.choice import NetChoice
 from converters.net.plan import plan_net
 from converters.net.weights import LoadReport
+from converters.readers import ALL, Share
 from gmnet_pt.solver.batches import Batches, next_feed, open_net_batches
+from gmnet_pt.solver.processes import Processes
 from gmnet_pt.solver.run_state import NetState, on_host
 
 
@@ -23,7 +25,8 @@ class FedNet:
     """A net on its device with the readers of its data layers, opened on first use.
 
     `sharing` is the train net, whose blobs a test net uses; without `fill` the blobs that no file
-    has stay 0. `report` says what the files gave.
+    has stay 0. `share` is what this process has of the data; all of it, where a test net keeps
+    something from batch to batch. `report` says what the files gave.
     """
 
     def __init__(
@@ -33,6 +36,7 @@ class FedNet:
         seed: int | None,
         sharing: CaffeNet | None = None,
         fill: bool = True,
+        share: Share = ALL,
     ) -> None:
         net = CaffeNet(plan_net(choice))
         if sharing is not None:
@@ -41,18 +45,31 @@ class FedNet:
         self.net = net.to(device)
         self.device = device
         self._seed = seed
+        self.share = ALL if share.whole and _is_of_one_piece(self.net) else share
         self._batches: list[Batches] | None = None
 
     @property
     def batches(self) -> list[Batches]:
         """The readers, in the order of the data layers."""
         if self._batches is None:
-            self._batches = open_net_batches(self.net, self._seed)
+            self._batches = open_net_batches(self.net, self._seed, self.share)
         return self._batches
 
     def next(self) -> dict[str, Tensor]:
         """The next batch of every data layer, by top name."""
         return next_feed(self.batches, self.device)
+
+    def turns(self, passes: int, processes: Processes) -> list[bool]:
+        """How `passes` of a test are dealt, in turns: at which of them this process has one.
+
+        Test after test goes on where the one before ended, in data that is dealt in the same way.
+        """
+        place, of, _ = self.share
+        if of == 1:
+            return [True] * passes
+        done = processes.total(self.batches[0].state()["batch"] if self.batches else 0)
+        first = (place - done) % of
+        return [turn + first < passes for turn in range(0, passes, of)]
 
     def close(self) -> None:
         """Close the readers; what is read later begins at the first record."""
@@ -95,3 +112,10 @@ class FedNet:
             for place, module in enumerate(self.net.layer_modules)
             for name, tensor in module.state.items()
         }
+
+
+def _is_of_one_piece(net: CaffeNet) -> bool:
+    """Whether a batch may leave something to the next, or to a file: one process has to run all."""
+    kinds = {position.layer.type for position in net.plan.layers}
+    kept = any(module.state for module in net.layer_modules)
+    return kept or bool(kinds & {"Python", "HDF5Output"})

@@ -25,14 +25,23 @@ class NetState:
 
 
 @dataclass(frozen=True, eq=False)
+class OwnState:
+    """What each of several processes has of its own: random numbers and nets, as in `RunState`."""
+
+    random: Mapping[str, Tensor] = field(default_factory=dict)
+    nets: tuple[NetState, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
 class RunState:
     """A run after `iteration` updates; tensors are copies on the host.
 
     Caffe's own snapshots hold the first four alone: then data starts at its first record and random
     numbers go on as they are. `nets` are the train net and the test nets, in the solver's order.
     `smoothed_loss` is the displayed mean over average_loss at that moment; `Solver.solve` begins a
-    new window, at a resumption too, as Caffe's Step does. `layout` is the memory format of
-    a run that has one.
+    new window, at a resumption too, as Caffe's Step does. `layout` is the memory format of a run
+    that has one. Of several processes `random` and `nets` are those of number 0, and `others` has
+    those of the rest.
     """
 
     iteration: int
@@ -44,6 +53,11 @@ class RunState:
     nets: tuple[NetState, ...] = ()
     smoothed_loss: float | None = None
     layout: str | None = None
+    others: tuple[OwnState, ...] = ()
+
+    def own(self, rank: int) -> OwnState:
+        """What process `rank` has of its own."""
+        return (OwnState(self.random, self.nets), *self.others)[rank]
 
 
 def on_host(tensor: Tensor) -> Tensor:

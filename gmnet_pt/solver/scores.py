@@ -14,6 +14,7 @@ from torch import Tensor
 from converters.errors import ShapeError
 from converters.net.caffe_net import CaffeNet
 from gmnet_pt.log.events import Output
+from gmnet_pt.solver.processes import Processes
 
 
 def list_outputs(net: CaffeNet, outputs: Mapping[str, Tensor]) -> list[Output]:
@@ -39,8 +40,8 @@ class Means:
         self._loss = torch.zeros(())
         self._sums: dict[str, Tensor] = {}
 
-    def add(self, loss: Tensor, outputs: Mapping[str, Tensor]) -> None:
-        """Add a batch.
+    def add(self, loss: Tensor, outputs: Mapping[str, Tensor], batches: int = 1) -> None:
+        """Add a batch, or the sums over several.
 
         Raises:
             ShapeError: an output has another shape than in the batches before.
@@ -54,7 +55,15 @@ class Means:
                 )
             self._sums[name] = value.float() if before is None else before + value
         self._loss = self._loss.to(loss.device) + loss.detach()
-        self._batches += 1
+        self._batches += batches
+
+    def over(self, processes: Processes) -> Means:
+        """Those over the batches of all processes, each of which calls this; on the host."""
+        own = (self._loss.cpu(), {name: x.cpu() for name, x in self._sums.items()}, self._batches)
+        means = Means(self._net)
+        for sums in processes.gather(own):
+            means.add(*sums)
+        return means
 
     def loss(self) -> float:
         """The mean loss."""

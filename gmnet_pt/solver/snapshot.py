@@ -1,8 +1,9 @@
 """Snapshots: PREFIX_iter_N.caffemodel, then .state.npz, then .solverstate.
 
 The first and last are Caffe's. The middle one is ours: solver type, random generators, the data
-position and layers' hidden state, so that a resumed run is the run that never stopped, bit for bit;
-and the digests of the other two, so that files of different moments are not taken for one snapshot.
+position and layers' hidden state, of each process where several trained, so that a resumed run is
+the run that never stopped, bit for bit; and the digests of the other two, so that files of
+different moments are not taken for one snapshot.
 A snapshot exists when its .solverstate does. What is in them is a `RunState`.
 """
 
@@ -29,7 +30,8 @@ from converters.net.caffe_net import CaffeNet
 from converters.net.saving import fill_with_net
 from converters.raw_text import file_name
 from gmnet_pt.solver.layout import LAYOUTS
-from gmnet_pt.solver.run_state import NetState, RunState
+from gmnet_pt.solver.processes import current
+from gmnet_pt.solver.run_state import NetState, OwnState, RunState
 
 _MODEL_DIGEST, _STATE_DIGEST = "digest/caffemodel", "digest/solverstate"
 _MOST_NETS = 10_000
@@ -60,8 +62,7 @@ def sole_writer(prefix: str) -> Iterator[None]:
     Raises:
         OutputError: another process holds it.
     """
-    together = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if together and torch.distributed.get_rank() != 0:
+    if not current().leads:
         yield
         return
     way_out = "let it end, stop it, or give another prefix: --set snapshot_prefix=PREFIX"
@@ -143,7 +144,14 @@ def _arrays(state: RunState) -> dict[str, Any]:
         arrays["smoothed_loss"] = np.array(state.smoothed_loss)
     if state.layout is not None:
         arrays["layout"] = np.array(state.layout)
-    arrays |= {f"random/{name}": tensor.numpy() for name, tensor in state.random.items()}
+    arrays |= _own_arrays(state.own(0))
+    for rank, own in enumerate(state.others, 1):
+        arrays |= {f"process/{rank}/{key}": value for key, value in _own_arrays(own).items()}
+    return arrays
+
+
+def _own_arrays(state: OwnState) -> dict[str, Any]:
+    arrays: dict[str, Any] = {f"random/{name}": x.numpy() for name, x in state.random.items()}
     for number, net in enumerate(state.nets):
         arrays |= {f"hidden/{number}/{name}": x.numpy() for name, x in net.hidden.items()}
         for place, position in enumerate(net.readers or ()):
@@ -246,6 +254,28 @@ def _fields(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     Raises:
         ValueError: one that no run can have.
     """
+    if "type" not in arrays or arrays["type"].dtype.kind != "U" or arrays["type"].shape:
+        raise ValueError("it names no solver type")
+    of_process: dict[int, dict[str, np.ndarray]] = {}
+    for key, value in arrays.items():
+        kind, *parts = key.split("/", 2)
+        if kind == "process" and len(parts) == 2:
+            of_process.setdefault(_place(key, parts[0]), {})[parts[1]] = value
+    if sorted(of_process) != list(range(1, len(of_process) + 1)):
+        raise ValueError(f"it holds processes {sorted(of_process)}, not all from 1 on")
+    first, *others = map(_own, [arrays, *(of_process[rank] for rank in sorted(of_process))])
+    return {
+        "type": str(arrays["type"]),
+        "random": first.random,
+        "nets": first.nets,
+        "smoothed_loss": _loss(arrays.get("smoothed_loss")),
+        "layout": _layout(arrays.get("layout")),
+        "others": tuple(others),
+    }
+
+
+def _own(arrays: Mapping[str, np.ndarray]) -> OwnState:
+    """What one process has of its own."""
     nets: dict[int, _Net] = {}
     random: dict[str, Tensor] = {}
     for key, value in arrays.items():
@@ -258,18 +288,11 @@ def _fields(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
         elif kind == "data" and len(parts) == 3:
             net = nets.setdefault(_place(key, parts[0]), _Net({}, {}))
             net.readers.setdefault(_place(key, parts[1]), {})[parts[2]] = _position(key, value)
-    if "type" not in arrays or arrays["type"].dtype.kind != "U" or arrays["type"].shape:
-        raise ValueError("it names no solver type")
-    return {
-        "type": str(arrays["type"]),
-        "random": random,
-        "nets": tuple(
-            nets[number].state() if number in nets else NetState()
-            for number in range(max(nets, default=-1) + 1)
-        ),
-        "smoothed_loss": _loss(arrays.get("smoothed_loss")),
-        "layout": _layout(arrays.get("layout")),
-    }
+    numbers = range(max(nets, default=-1) + 1)
+    return OwnState(
+        random,
+        tuple(nets[number].state() if number in nets else NetState() for number in numbers),
+    )
 
 
 class _Net(NamedTuple):

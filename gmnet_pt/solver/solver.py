@@ -7,8 +7,9 @@ Neighbours: `solver_file` (what to train), `nets` and `batches`, `step`, `update
 
 from __future__ import annotations
 
+import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from enum import Enum
 from functools import partial
@@ -42,13 +43,15 @@ from gmnet_pt.solver import layout as layouts
 from gmnet_pt.solver import not_finite, solver_file, testing
 from gmnet_pt.solver import snapshot as snapshots
 from gmnet_pt.solver.batches import Batches
+from gmnet_pt.solver.capture import CapturedStep, CudaGraphs, Graphs
 from gmnet_pt.solver.debug_info import show_forward_backward
 from gmnet_pt.solver.device import choose_device
 from gmnet_pt.solver.lr_policy import rate_policy
 from gmnet_pt.solver.nets import FedNet
 from gmnet_pt.solver.precision import named_precision
+from gmnet_pt.solver.processes import LostProcessError, current
 from gmnet_pt.solver.random_numbers import RandomNumbers
-from gmnet_pt.solver.run_state import NetState, RunState, on_host
+from gmnet_pt.solver.run_state import NetState, OwnState, RunState, on_host
 from gmnet_pt.solver.scores import SmoothedLoss, list_outputs
 from gmnet_pt.solver.solver_file import SolverChoice
 from gmnet_pt.solver.step import Feed, Passed, TrainingStep
@@ -61,6 +64,10 @@ class Request(Enum):
     NONE = "none"
     SNAPSHOT = "snapshot"
     STOP = "stop"
+
+
+_REQUESTS = list(Request)
+"""Of what several processes are asked for, the later is done by all."""
 
 
 def no_request() -> Request:
@@ -108,11 +115,15 @@ class Solver:
         show(message)
         self.iter = 0
         self.current_step = 0
-        self.random = RandomNumbers(self._seed, self.device)
+        self.processes = current()
+        self._seed = self._common_seed()
+        own = None if self._seed is None else self._seed + self.processes.rank
+        self.random = RandomNumbers(own, self.device)
         resumed = None if choice.snapshot is None else snapshots.read(Path(choice.snapshot))
         with self.random.entered():
             self._fed = self._build_nets(fill=resumed is None)
         self.net, *self.test_nets = (fed.net for fed in self._fed)
+        self.processes.lead(blob for fed in self._fed for blob in fed.net.learnable)
         learnables = self.net.plan.learnables
         self.updater = Updater(
             self.net.learnable,
@@ -125,6 +136,10 @@ class Solver:
         # What the step is given, filled anew each iteration: the device need not wait for them.
         self._rate_now = torch.zeros((), device=self.device)
         self._iteration_now = torch.zeros((), dtype=torch.float64, device=self.device)
+        self._captured: CapturedStep | None = None
+        # Gradients are averaged in the middle of an iteration, which a recording has no place for.
+        if choice.capture and self.device.type == "cuda" and self.processes.count == 1:
+            self._capture(CudaGraphs(self.device))
         self._begin_window(0.0)
         self._stop = self._debug_train = False
         self._requests = no_request
@@ -160,10 +175,33 @@ class Solver:
             self._update()
         return loss
 
+    def _capture(self, graphs: Graphs) -> None:
+        """Let `graphs` record an iteration, and run it from there."""
+        self._captured = CapturedStep(
+            self.training,
+            self._rate_now,
+            self._iteration_now,
+            graphs,
+            self.param.debug_info,
+            lambda line: self.show(Message(line)),
+        )
+
     def _accumulate(self, inputs: Feed | None, debug: bool = False) -> Passed:
-        feeds = (self._train_feed(inputs) for _ in range(self.param.iter_size))
-        with self.random.entered():
-            passed = self.training.accumulate(feeds, self._show_pass if debug else None)
+        """Forward and backward; a captured iteration has its update behind it too."""
+        self._due = self._rate(self.iter, self.current_step)
+        self._rate_now.fill_(self._due.rate)
+        self._iteration_now.fill_(self.iter)
+        feeds: Iterable[Feed] = (self._train_feed(inputs) for _ in range(self.param.iter_size))
+        passed = None
+        if self._captured is not None and not debug:
+            feeds = list(feeds)
+            with self.random.entered():
+                passed = self._captured(feeds)
+        self._updated = passed is not None
+        if passed is None:
+            with self.random.entered():
+                passed = self.training.accumulate(feeds, self._show_pass if debug else None)
+            passed = passed._replace(loss=self.processes.average(passed.loss, self.net.learnable))
         # A device is not made to wait for this; there the loss is looked at where it is displayed.
         if self.device.type == "cpu":
             self._require_finite(passed.loss)
@@ -191,10 +229,11 @@ class Solver:
 
     def _update(self) -> None:
         step = self.current_step
-        rate, self.current_step = self._rate(self.iter, step)
+        self.current_step = self._due.current_step
         if self.current_step != step:
             self.show(MultiStep(self.iter, self.current_step))
-        self.training.update(self._rate_now.fill_(rate), self._iteration_now.fill_(self.iter))
+        if not self._updated:
+            self.training.update(self._rate_now, self._iteration_now)
         norm = self.updater.gradient_norm
         if norm is not None and self.device.type == "cpu" and norm > self.param.clip_gradients:
             self.show(Clip(float(norm), self.param.clip_gradients))
@@ -204,22 +243,25 @@ class Solver:
         if bool(torch.isfinite(loss)) or self._last_feed is None:
             return
         with self.random.entered(), self.precision.arithmetic(self.device):
-            found = not_finite.in_loss(self.net, self._last_feed, float(loss), self.iter)
-        raise self._not_finite(found)
+            place = not_finite.first_not_finite(self.net, self._last_feed)
+        places = self.processes.gather(place)
+        raise self._not_finite(not_finite.in_loss(places, float(loss), self.iter))
 
     def _not_finite(self, found: str) -> SolverError:
+        return self._ended(found, "; try a smaller base_lr, or clip_gradients")
+
+    def _ended(self, found: str, way_out: str = "") -> SolverError:
         last = self.last_snapshot
-        return SolverError(
-            f"{self.path}: {found}; "
-            + (f"the last good snapshot is {last}" if last else "there is no snapshot yet")
-            + "; try a smaller base_lr, or clip_gradients"
-        )
+        kept = f"the last good snapshot is {last}" if last else "there is no snapshot yet"
+        return SolverError(f"{self.path}: {found}; {kept}{way_out}")
 
     # Data ----------------------------------------------------------------------------------------
 
-    @property
-    def _seed(self) -> int | None:
-        return self.param.random_seed if self.param.random_seed >= 0 else None
+    def _common_seed(self) -> int | None:
+        """random_seed; without one, processes agree on any."""
+        if self.param.random_seed >= 0:
+            return self.param.random_seed
+        return self.processes.gather(secrets.randbits(31))[0] if self.processes.count > 1 else None
 
     def batches(self, net: CaffeNet) -> list[Batches]:
         """The readers of the data layers of one of the run's nets, opened on first use."""
@@ -246,16 +288,20 @@ class Solver:
                 another process trains into the same prefix.
             CaffeError: damaged data, a loss or parameters that are not finite.
         """
-        if not (self.param.snapshot or self.param.snapshot_after_train):
-            return self._solve(requests)
-        with snapshots.sole_writer(self.param.snapshot_prefix):
-            snapshots.check_folder(self.param.snapshot_prefix)
-            return self._solve(requests)
+        try:
+            if not (self.param.snapshot or self.param.snapshot_after_train):
+                return self._solve(requests)
+            with snapshots.sole_writer(self.param.snapshot_prefix):
+                if self.processes.leads:
+                    snapshots.check_folder(self.param.snapshot_prefix)
+                return self._solve(requests)
+        except LostProcessError as error:
+            raise self._ended(str(error)) from error
 
     def _solve(self, requests: Callable[[], Request]) -> bool:
         self.show(Start(self.net.name, self.param.lr_policy, self.iter, self.param.max_iter))
         self._stop = self._debug_train = False
-        self._requests = requests
+        self._requests = lambda: _REQUESTS[self.processes.largest(_REQUESTS.index(requests()))]
         self._begin_window(0.0)
         while self.iter < self.param.max_iter and not self._stop:
             self._iterate()
@@ -307,19 +353,25 @@ class Solver:
 
     def _final_display(self) -> None:
         if self.param.display and self.iter % self.param.display == 0:
-            self._smoothed.add(self._forward(self._fed[0], self._debug_train).loss)
+            loss = self._forward(self._fed[0], self._debug_train).loss
+            self._smoothed.add(self.processes.average(loss, ()))
             self.show(Display(self.iter, float(self._smoothed.value)))
 
     def test(self) -> list[dict[str, Tensor]]:
         """Mean outputs of each test net over its test_iter batches, by blob name."""
+        # Statistics are each process's own; those of the first count, as in its snapshots.
+        learned = zip(self.net.plan.learnables, self.net.learnable, strict=True)
+        self.processes.lead(blob for entry, blob in learned if not entry.spec.trained)
         results = []
         for index, (fed, count) in enumerate(zip(self._fed[1:], self.param.test_iter)):
             self.show(Evaluation(self.iter, index))
             run = partial(self._forward, fed, self.param.debug_info)
-            means = testing.mean_passes(fed.net, count, run, self._may_test)
+            turns = fed.turns(count, self.processes)
+            means = testing.mean_passes(fed.net, turns, run, self._may_test)
             if means is None:
                 self.show(Message("Test interrupted."))
                 break
+            means = means.over(self.processes) if fed.share.of > 1 else means
             scores = means.outputs()
             loss_shown = means.loss() if self.param.test_compute_loss else None
             self.show(Scores(self.iter, index, tuple(list_outputs(fed.net, scores)), loss_shown))
@@ -342,16 +394,22 @@ class Solver:
     # State and files -----------------------------------------------------------------------------
 
     def state(self) -> RunState:
-        """Where the run stands, parameters aside: a copy that training does not change."""
+        """Where the run stands, parameters aside: a copy that training does not change.
+
+        Of several processes all call it, and all get what all have.
+        """
+        own = OwnState(self.random.state(), tuple(fed.state() for fed in self._fed))
+        first, *others = self.processes.gather(own)
         return RunState(
             self.iter,
             self.current_step,
             tuple(map(on_host, self.updater.history)),
             type=self.param.type,
-            random=self.random.state(),
-            nets=tuple(fed.state() for fed in self._fed),
+            random=first.random,
+            nets=first.nets,
             smoothed_loss=float(self._smoothed.value),
             layout=self.layout,
+            others=tuple(others),
         )
 
     def load(self, state: RunState, source: str = "state") -> None:
@@ -360,12 +418,21 @@ class Solver:
         Nets that it does not know begin afresh. `source` names it in errors.
 
         Raises:
-            SolverError, WeightsError: it is of another solver type or net.
+            SolverError, WeightsError: it is of another solver type or net, or another number of
+                processes.
         """
         if state.type not in (None, self.param.type):
             raise SolverError(
                 f'{source}: was written by solver type "{state.type}", not "{self.param.type}"'
             )
+        wrote, now = 1 + len(state.others), self.processes.count
+        if state.type is not None and wrote != now:
+            raise SolverError(
+                f"{source}: was written by {wrote} process{'es' * (wrote > 1)}, not {now}: each "
+                "has records and random numbers of its own; resume it with as many, or remove its "
+                ".state.npz to go on as Caffe does"
+            )
+        own = state.own(self.processes.rank if state.others else 0)
         self.updater.load_history([x.to(self.device) for x in state.history], source)
         if state.learned_net:
             self.net.load_weights(state.learned_net, strict=True)
@@ -373,10 +440,10 @@ class Solver:
             self._lay_out(state.layout)
         self.iter, self.current_step = state.iteration, state.current_step
         self._begin_window(state.smoothed_loss or 0.0)
-        unknown = [NetState()] * (len(self._fed) - len(state.nets))
+        unknown = [NetState()] * (len(self._fed) - len(own.nets))
         try:
-            self.random.restore(state.random)
-            for fed, known in zip(self._fed, [*state.nets, *unknown]):
+            self.random.restore(own.random)
+            for fed, known in zip(self._fed, [*own.nets, *unknown]):
                 fed.load(known)
         except (KeyError, ValueError, RuntimeError, TypeError) as error:
             raise SolverError(
@@ -395,8 +462,12 @@ class Solver:
         hdf5 = param.snapshot_format == pb.SolverParameter.HDF5
         files = snapshots.snapshot_files(param.snapshot_prefix, self.iter, hdf5)
         diffs = self.updater.updates if param.snapshot_diff else None
-        with snapshots.sole_writer(param.snapshot_prefix):
-            self.last_snapshot = snapshots.write(self.state(), self.net, files, diffs)
+        state = self.state()
+        if self.processes.leads:
+            with snapshots.sole_writer(param.snapshot_prefix):
+                snapshots.write(state, self.net, files, diffs)
+        self.processes.largest(0)  # the others wait until it is there
+        self.last_snapshot = files.state
         # Not before: whatever happens to a line, the files are there.
         self.show(Snapshot(str(files.model), str(files.state)))
         return self.last_snapshot
@@ -431,15 +502,25 @@ class Solver:
             strict=self.choice.strict,
             input_shapes=shapes,
             allow_python_layers=python,
+            may_write=self.processes.leads,
         )
-        train = FedNet(choice, self.device, self._seed, fill=fill)
+        train = FedNet(choice, self.device, self._seed, fill=fill, share=self.processes.records)
         for line in train.report.lines() if files else ():
             self.show(Message(line, "net.cpp:746"))
         tests = (
-            replace(net, weights=files, allow_python_layers=python)
+            replace(
+                net,
+                weights=files,
+                allow_python_layers=python,
+                may_write=self.processes.leads,
+            )
             for net in solver_file.test_nets(self.param, self.path)
         )
-        return [train, *(FedNet(net, self.device, self._seed, train.net) for net in tests)]
+        share = self.processes.batches
+        return [
+            train,
+            *(FedNet(net, self.device, self._seed, train.net, share=share) for net in tests),
+        ]
 
 
 def _caffes_own(snapshot: Path) -> str:

@@ -49,6 +49,7 @@ class SolverChoice:
         overrides: FIELD=VALUE settings of the solver file.
         level, stages: added to the file's train_state.
         precision: "fp32", "tf32" or "bf16".
+        capture: on a GPU, an iteration is recorded as a CUDA graph where that can be.
         layout: "contiguous", "channels_last", or "auto": what a snapshot says, else what is faster.
         input_shapes: shapes of data layers' tops whose files are absent (`step` needs inputs then).
     """
@@ -63,6 +64,7 @@ class SolverChoice:
     stages: Sequence[str] = ()
     strict: bool = False
     precision: str = "fp32"
+    capture: bool = True
     layout: str = "auto"
     input_shapes: Mapping[str, Sequence[int]] | None = None
     allow_python_layers: bool = False

@@ -75,7 +75,8 @@ class TrainingStep:
                 # Its operations keep the types of forward, whatever the caller is in.
                 with FP32.autocast(self.device):
                     loss.backward()  # type: ignore[no-untyped-call]
-        return Passed(loss.detach(), outputs)
+        # Detached: who keeps an output does not keep the pass's graph.
+        return Passed(loss.detach(), {name: top.detach() for name, top in outputs.items()})
 
     def update(self, rate: Tensor, iteration: Tensor) -> None:
         """Apply the gradients that were added up; both arguments are 0-d, on the net's device."""

@@ -5,7 +5,7 @@ The solver's tests and `gmnet_pt.test` run them. Source: Caffe solver.cpp Test.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,12 +35,16 @@ def forward(
 
 
 def mean_passes(
-    net: CaffeNet, count: int, run: Callable[[], Passed], go_on: Callable[[], bool]
+    net: CaffeNet, turns: Sequence[bool], run: Callable[[], Passed], go_on: Callable[[], bool]
 ) -> Means | None:
-    """The means of `count` passes of `net`; None if `go_on`, asked before each, ends them."""
+    """The means of a pass of `net` at each true one of `turns`; None if `go_on` ends them.
+
+    `go_on` is asked at every turn: at a false one another process may have a pass.
+    """
     means = Means(net)
-    for _ in range(count):
+    for own in turns:
         if not go_on():
             return None
-        means.add(*run())
+        if own:
+            means.add(*run())
     return means

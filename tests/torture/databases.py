@@ -37,24 +37,24 @@ _LMDB = "LMDB, "
 _PAGE = 4096
 
 
-def tallies(scale: float) -> Iterator[child.Tally]:
-    """500 damaged files of each kind at scale 1."""
+def tallies(scale: float, part: int = 0) -> Iterator[child.Tally]:
+    """500 damaged files of each kind at scale 1. Each part has other damage."""
     for kind in [_LMDB + command for command in _COMMANDS] + [f for f in FORMATS if f != "LMDB"]:
-        yield attack(kind, max(1, round(FILES * scale)))
+        yield attack(kind, part * FILES, max(1, round(FILES * scale)))
 
 
-def attack(kind: str, count: int) -> child.Tally:
-    """`count` damaged files of a kind, read in children."""
+def attack(kind: str, first: int, count: int) -> child.Tally:
+    """`count` damaged files of a kind, from number `first` on, read in children."""
     failures: list[str] = []
     ends: Counter[str] = Counter()
     done = 0
     while done < count:
         some = min(_AT_ONCE, count - done)
         with tempfile.TemporaryDirectory() as folder:
-            arguments = ["tests.torture.databases", kind, str(done), str(some)]
+            arguments = ["tests.torture.databases", kind, str(first + done), str(some)]
             ended = child.run(arguments, Path(folder), seconds=_SECONDS * some)
         rows = [line.partition("\t")[2] for line in ended.text.splitlines() if "\t" in line]
-        for number, row in enumerate(rows, done):
+        for number, row in enumerate(rows, first + done):
             end, _, why = row.partition(": ")
             ends[end] += 1
             if end == "failed":
@@ -62,7 +62,7 @@ def attack(kind: str, count: int) -> child.Tally:
         done += len(rows)
         if len(rows) < some:
             ends["failed"] += 1
-            failures.append(f"{kind}, file {done}: {child.wrong(ended) or 'no result'}")
+            failures.append(f"{kind}, file {first + done}: {child.wrong(ended) or 'no result'}")
             done += 1
     return child.Tally(f"damaged files: {kind}", count, tuple(failures), dict(ends))
 

@@ -63,13 +63,13 @@ KINDS = {
 }
 
 
-def tallies(scale: float) -> Iterator[Tally]:
-    """The attacks, each with its number of trials times `scale`."""
+def tallies(scale: float, part: int = 0) -> Iterator[Tally]:
+    """The attacks, each with its number of trials times `scale`. Each part has other damage."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder)
         for kind in KINDS:
-            yield _damage(folder, kind, max(1, round(FILES * scale)))
+            yield _damage(folder, kind, part * FILES, max(1, round(FILES * scale)))
         yield _kills(folder, max(1, round(KILLS * scale)))
 
 
@@ -123,14 +123,14 @@ def damaged(content: bytes, seed: int) -> bytes:
     return bytes(data)
 
 
-def _damage(folder: Path, kind: str, trials: int) -> Tally:
+def _damage(folder: Path, kind: str, first: int, trials: int) -> Tally:
     content = (folder / KINDS[kind]).read_bytes()
     ends: Counter[str] = Counter()
     (whole,) = _batch(folder, kind, {0: content})
     failures = [] if whole == "unharmed" else [f"{kind}, whole: {whole}"]
-    seed = 0
-    while seed < trials:
-        count = min(_BATCH, trials - seed)
+    seed, stop = first, first + trials
+    while seed < stop:
+        count = min(_BATCH, stop - seed)
         files = {number: damaged(content, number) for number in range(seed, seed + count)}
         for end in _batch(folder, kind, files):
             ends[end.split(":")[0]] += 1

@@ -50,9 +50,9 @@ _SOLVER = (
 )
 
 
-def tallies(scale: float) -> Iterator[Tally]:
-    """The attacks; at scale 1 some 500 trials."""
-    rng = random.Random(11)
+def tallies(scale: float, part: int = 0) -> Iterator[Tally]:
+    """The attacks; at scale 1 some 500 trials. Each part has other moments."""
+    rng = random.Random(11 + part)
 
     def times(number: int) -> range:
         return range(max(1, round(number * scale)))

@@ -1,0 +1,1 @@
+"""The Caffe nets that are measured, written here from the facts of their architectures."""
