@@ -87,5 +87,18 @@ class BlobStore(Sequence[Tensor]):
         blob: Tensor = getattr(home.module, home.name)
         return blob
 
+    def home(self, place: int) -> Home:
+        """Where the blob of `place` is registered."""
+        return self._homes[place]
+
+    def unseen(self, place: int) -> Tensor:
+        """The blob of `place` for who does not write to it: not counted as handed out."""
+        module, name = self._homes[place]
+        for registered in (module._parameters, module._buffers):
+            blob = registered.get(name)
+            if blob is not None:
+                return blob
+        return self[place]
+
     def __iter__(self) -> Iterator[Tensor]:
         return (self[place] for place in range(len(self)))

@@ -18,6 +18,7 @@ from converters.errors import NetError, ShapeError
 from converters.layers import bind_torch
 from converters.net.blobs import BlobStore
 from converters.net.choice import NetChoice, Weights, weight_files
+from converters.net.frozen import Frozen, freeze
 from converters.net.layer_module import LayerModule, Layers, attribute
 from converters.net.lower import Variant, lower
 from converters.net.memory import require_room
@@ -100,14 +101,26 @@ class CaffeNet(nn.Module):
         self.layers = Layers()
         positions = [position for position in plan.layers if not position.layer.is_data]
         self.layer_modules = tuple(LayerModule(position, self.store) for position in positions)
-        self._own = {attribute(p.key): own for p, own in zip(positions, self.layer_modules)}
-        for name, module in self._own.items():
-            self.layers.add_module(name, module)
+        for position, module in zip(positions, self.layer_modules):
+            self.layers.add_module(attribute(position.key), module)
+        # Asked before each call, so kept in the form that is asked fastest.
+        self._plain_modules = list(self.layer_modules)
+        self._plain_hooks = [
+            hooks
+            for own in self.layer_modules
+            for hooks in (
+                own._forward_hooks,
+                own._forward_pre_hooks,
+                own._backward_hooks,
+                own._backward_pre_hooks,
+            )
+        ]
         # What a net without blobs knows its type and device by.
         self._anchor: Tensor
         self.register_buffer("_anchor", torch.zeros(()), persistent=False)
         self.layout = torch.contiguous_format
         self._graphs: dict[Variant, fx.GraphModule] = {}
+        self._frozen: dict[Variant, Frozen] = {}
         self._known_shapes = {tuple(plan.input_shapes().values())}
         self._exact = plan.exact_inputs()
         self.train(plan.phase == "TRAIN")
@@ -116,7 +129,7 @@ class CaffeNet(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # Graphs are made anew from the plan: a copy's call the copy's modules.
-        return {**self.__dict__, "_graphs": {}}
+        return {**self.__dict__, "_graphs": {}, "_frozen": {}}
 
     # What users call -----------------------------------------------------------------------------
 
@@ -187,7 +200,7 @@ class CaffeNet(nn.Module):
         """
         tensors = self._tensors(inputs, named)
         if blobs is None:
-            return dict(zip(self.outputs, self.graph_module(*tensors)))
+            return dict(zip(self.outputs, self._run(Variant(tuple(self.outputs)), tensors)))
         if isinstance(blobs, str):
             names = tuple(self.plan.values) if blobs == "all" else (blobs,)
         else:
@@ -208,7 +221,8 @@ class CaffeNet(nn.Module):
 
         Takes its inputs as `forward` does.
         """
-        total, *outputs = self.loss_module(*self._tensors(inputs, named))
+        variant = Variant(tuple(self.outputs), loss=True)
+        total, *outputs = self._run(variant, self._tensors(inputs, named))
         return total, dict(zip(self.outputs, outputs))
 
     @property
@@ -236,6 +250,30 @@ class CaffeNet(nn.Module):
         if variant not in self._graphs:
             self._graphs[variant] = lower(self.plan, self.layers, variant)
         return self._graphs[variant]
+
+    def _run(self, variant: Variant, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The results of a graph, by the frozen one where nothing can tell the difference."""
+        if not self._may_freeze(tensors):
+            results: tuple[Tensor, ...] = self.graph(variant)(*tensors)
+            return results
+        frozen = self._frozen.get(variant)
+        if frozen is None or not frozen.watch.holds():
+            frozen = freeze(self.plan, self.layers, variant, keep=frozen is not None)
+            self._frozen[variant] = frozen
+        return frozen.run(*tensors)
+
+    def _may_freeze(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether values alone are asked for: no gradient, and nobody looks at what is called."""
+        return (
+            not _is_looked_at()
+            and all(type(x) is Tensor for x in tensors)
+            and self.is_plain()
+            and not (torch.is_grad_enabled() and self._requires_grad(tensors))
+        )
+
+    def _requires_grad(self, tensors: Sequence[Tensor]) -> bool:
+        blobs = map(self.store.unseen, range(len(self.store)))
+        return any(x.requires_grad for x in (*tensors, *blobs))
 
     def lay_out(self, layout: torch.memory_format) -> None:
         """Keep blobs of four axes, and inputs as they come, in a memory format of torch's.
@@ -296,13 +334,11 @@ class CaffeNet(nn.Module):
 
     def is_plain(self) -> bool:
         """Whether every layer is the module made for it, and no hook waits to be called."""
-        modules = self.layers._modules
-        return not _any_global_hook() and all(
-            modules.get(name) is own
-            and "forward" not in own.__dict__
-            and not (own._forward_hooks or own._forward_pre_hooks)
-            and not (own._backward_hooks or own._backward_pre_hooks)
-            for name, own in self._own.items()
+        return (
+            list(self.layers._modules.values()) == self._plain_modules
+            and not any(self._plain_hooks)
+            and not any("forward" in own.__dict__ for own in self._plain_modules)
+            and not _any_global_hook()
         )
 
     def _tensors(self, inputs: Inputs, named: Mapping[str, Any]) -> list[Tensor]:
@@ -319,7 +355,7 @@ class CaffeNet(nn.Module):
                     f'{self.plan.source}: no input "{name}"; '
                     f"the net takes {', '.join(self.inputs) or 'none'}"
                 )
-        like = self.store[0] if len(self.store) else self._anchor
+        like = self.store.unseen(0) if len(self.store) else self._anchor
         exact = torch.promote_types(like.dtype, torch.float32)
         tensors = [
             self._tensor(name, given[name]).to(
@@ -372,6 +408,18 @@ def lay_out(tensors: Iterable[Tensor], layout: torch.memory_format) -> None:
     for tensor in tensors:
         if tensor.dim() == 4:
             tensor.data = tensor.data.contiguous(memory_format=layout)
+
+
+def _is_looked_at() -> bool:
+    """Whether somebody traces, transforms or casts the operations that are called now."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.maybe_current_level() is not None
+        or torch.is_autocast_enabled("cpu")
+        or torch.is_autocast_enabled("cuda")
+    )
 
 
 def _any_global_hook() -> bool:

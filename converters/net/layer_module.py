@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import keyword
+from collections.abc import Iterable, Iterator
 from typing import Any, Self
 from urllib.parse import quote
 
 import torch
 from torch import Tensor, nn
 
-from converters.net.blobs import BlobStore
+from converters.net.blobs import BlobStore, Home
 from converters.net.plan import LayerPlan
 
 
@@ -21,13 +22,18 @@ class LayerModule(nn.Module):
     TRAIN and TEST; a `phase` of the layer's own keeps it where it is.
     """
 
+    given: int
+    """How often its blobs were handed out: who has one may write to it (`converters.net.watch`)."""
+
     def __init__(self, plan: LayerPlan, store: BlobStore) -> None:
         super().__init__()
+        self.given = 0
         self.layer = plan.layer
         self.detached = plan.detached if any(plan.detached) else ()
         self.places = plan.owners
         self.shapes = tuple(spec.shape for spec in plan.blobs)
         self.frozen = plan.frozen
+        self.bottom_shapes = plan.bottom_shapes
         self._store = store
         for place in plan.owners:
             store.settle(place, self)
@@ -43,24 +49,53 @@ class LayerModule(nn.Module):
         """
         return [
             blob.detach() if frozen and blob.requires_grad else blob
-            for blob, frozen in zip(self.stored(), self.frozen)
+            for blob, frozen in zip(self._shaped(map(self._store.unseen, self.places)), self.frozen)
         ]
 
     def stored(self) -> list[Tensor]:
         """The blobs as they are kept, without the cut that lr_mult 0 makes in a gradient's way."""
+        return self._shaped(self.leaves())
+
+    def _shaped(self, blobs: Iterable[Tensor]) -> list[Tensor]:
         return [
             blob if blob.shape == shape else blob.view(shape)
-            for blob, shape in zip(self.leaves(), self.shapes)
+            for blob, shape in zip(blobs, self.shapes)
         ]
 
     def leaves(self) -> list[Tensor]:
         """The blobs as their owners have them: the tensors whose `grad` is theirs."""
         return [self._store[place] for place in self.places]
 
+    def homes(self) -> list[Home]:
+        """Where its blobs are registered."""
+        return [self._store.home(place) for place in self.places]
+
+    def is_made(self) -> bool:
+        """Whether one of its blobs is computed anew each time."""
+        return any(map(self._store.is_made, self.places))
+
     @property
     def state(self) -> dict[str, Tensor]:
         """State kept between forwards, by name."""
         return {name: getattr(self, _scratch(name)) for name in self._state_names}
+
+    def __getattr__(self, name: str) -> Any:
+        self.__dict__["given"] += 1
+        return super().__getattr__(name)
+
+    def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
+        """As any module's: this is how `parameters()` of whatever holds it finds its blobs."""
+        self.given += 1
+        yield from super().named_modules(*args, **kwargs)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        self.given += 1
+        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        return self
+
+    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.given += 1
+        super()._save_to_state_dict(*args, **kwargs)
 
     def train(self, mode: bool = True) -> Self:
         """As any module's; a layer with a `phase` of its own stays in it."""
