@@ -21,6 +21,7 @@ import gmnet_pt.test
 import gmnet_pt.time
 import gmnet_pt.train
 from converters import load_net, save_caffemodel
+from converters.command_line import starting
 
 DEPLOY = """
 layer { name: "in" type: "Input" top: "data" input_param { shape { dim: 1 dim: 1 dim: 6 dim: 6 } } }
@@ -68,24 +69,39 @@ def test_a_command_computes_with_as_many_threads_as_it_is_told(
     assert f"--threads 100000: this machine has {os.cpu_count()} pro" in capsys.readouterr().err
 
 
+BUSY = "1.96 1.20 0.90 3/412 999"
+
+
 @pytest.mark.parametrize(
-    ("given", "found"),
+    ("load", "given", "found"),
     [
-        ({}, "1000 None"),
-        ({"GOMP_SPINCOUNT": "7"}, "7 None"),
-        ({"OMP_WAIT_POLICY": "ACTIVE"}, "None ACTIVE"),
+        (BUSY, {}, {"GOMP_SPINCOUNT": "1000"}),
+        ("0.10 2.00 2.00 3/412 999", {}, {}),  # busy in this moment alone
+        ("1.96 1.20 0.90 1/412 999", {}, {}),  # no longer: we ourselves are running
+        ("1.96 1.20 0.90 1/412", {}, {}),
+        ("", {}, {}),
+        ("a b c d/e", {}, {}),
+        (BUSY, {"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
+        (BUSY, {"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
     ],
 )
-def test_threads_wait_asleep_unless_told_otherwise(given: dict[str, str], found: str) -> None:
-    """Set before torch is loaded, as OpenMP reads it then."""
+def test_threads_wait_asleep_on_a_busy_machine(
+    load: str, given: dict[str, str], found: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", dict(given))
+    starting.wait_asleep(load, cores=2)
+    assert os.environ == found
+
+
+def test_that_is_decided_before_torch_is_loaded() -> None:
     code = (
-        "import os, sys; from converters.command_line import starting; starting.begin(); "
-        "assert 'torch' not in sys.modules; "
-        "print(os.environ.get('GOMP_SPINCOUNT'), os.environ.get('OMP_WAIT_POLICY'))"
+        "import sys; from converters.command_line import starting; "
+        "starting.wait_asleep = lambda load, cores: "
+        "print(len(load.split()), 'torch' in sys.modules); "
+        "starting.begin()"
     )
-    kept = {name: x for name, x in os.environ.items() if name not in ("GOMP_SPINCOUNT",)}
-    environment = {**kept, **given, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == found
+    assert done.stdout == "5 False\n"
