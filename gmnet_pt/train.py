@@ -34,6 +34,7 @@ from gmnet_pt.solver.device import choose_device
 from gmnet_pt.solver.layout import AUTO, LAYOUTS
 from gmnet_pt.solver.precision import PRECISIONS
 from gmnet_pt.solver.processes import Processes, joined, own_device
+from gmnet_pt.solver.resident import memory_size
 from gmnet_pt.solver.snapshot import sole_writer
 from gmnet_pt.solver.solver import Request, Solver
 from gmnet_pt.solver.solver_file import SolverChoice
@@ -89,6 +90,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--precision", choices=list(PRECISIONS), default="fp32", help="fp32 follows Caffe")
     capture = "record an iteration as a CUDA graph and replay it (default: on; a CPU has none)"
     add("--capture", choices=["on", "off"], default="on", help=capture)
+    kept = "of the device for records, as 2G; 0 streams (default: half a GPU's free, none on a CPU)"
+    add("--data-memory", type=memory_size, metavar="SIZE", help=kept)
     add("--layout", choices=[AUTO, *LAYOUTS], default=AUTO, help="of memory; auto measures both")
     add("--max-iter", type=int, help="the same as --set max_iter=N")
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help="override a solver field")
@@ -120,6 +123,7 @@ def solver_choice(args: argparse.Namespace) -> SolverChoice:
         precision=args.precision,
         capture=args.capture == "on",
         layout=args.layout,
+        data_memory=args.data_memory,
         allow_python_layers=args.allow_python_layers,
     )
     device = own_device(choice.file.param, args.device)

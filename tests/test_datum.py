@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -215,3 +217,28 @@ def test_compressed_images_are_bgr_planes() -> None:
     deep = cv2.imencode(".png", pixels.astype(np.uint16))[1].tobytes()
     with pytest.raises(DataError, match=r"8 bits"):
         decode_image(deep)
+
+
+def test_many_images_are_decoded_by_threads_in_their_order() -> None:
+    """The first bad record is named, wherever others fail meanwhile; a forked process can too."""
+    cv2 = pytest.importorskip("cv2")
+    rng = np.random.default_rng(3)
+    pixels = [rng.integers(0, 256, (5 + i % 3, 7, 3), np.uint8) for i in range(100)]
+    records = [encode_image(bytes(cv2.imencode(".png", one)[1]), i) for i, one in enumerate(pixels)]
+
+    def check() -> None:
+        images, labels = decode_images(records)
+        assert labels.tolist() == list(range(100))
+        for image, one in zip(images, pixels, strict=True):
+            assert np.array_equal(image, one.transpose(2, 0, 1))
+
+    check()
+    process = multiprocessing.get_context("fork").Process(target=check)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    for bad in (90, 60, 31):
+        records[bad] = records[bad][:40]
+        with pytest.raises(RecordError) as caught:
+            decode_images(records)
+        assert caught.value.index == bad

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
@@ -29,7 +30,7 @@ from converters.records.lmdb_writer import create_lmdb
 from gmnet_pt import Solver
 from gmnet_pt.log.events import Event, Scores
 from gmnet_pt.log.run_record import parse_record
-from gmnet_pt.solver.processes import Processes, joined
+from gmnet_pt.solver.processes import Processes, _join, joined
 from gmnet_pt.train import main
 
 # A server that has imported everything forks the processes: starting one takes no time then.
@@ -59,16 +60,18 @@ class Ended(NamedTuple):
 
 
 class Pair:
-    """Two processes that do `action(*arguments)` in a folder."""
+    """Two processes, or `count`, that do `action(*arguments)` in a folder."""
 
-    def __init__(self, path: Path, action: Callable[..., object], *arguments: object) -> None:
-        self._logs = [path / f"stderr-{rank}" for rank in range(2)]
+    def __init__(
+        self, path: Path, action: Callable[..., object], *arguments: object, count: int = 2
+    ) -> None:
+        self._logs = [path / f"stderr-{rank}" for rank in range(count)]
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
         self.processes: list[BaseProcess] = [
             START.Process(
-                target=as_process, args=(rank, port, str(path), str(log), action, arguments)
+                target=as_process, args=(rank, count, port, str(path), str(log), action, arguments)
             )
             for rank, log in enumerate(self._logs)
         ]
@@ -89,7 +92,13 @@ class Pair:
 
 
 def as_process(
-    rank: int, port: str, folder: str, log: str, action: Callable[..., object], arguments: object
+    rank: int,
+    count: int,
+    port: str,
+    folder: str,
+    log: str,
+    action: Callable[..., object],
+    arguments: object,
 ) -> None:
     """What a process does: it looks as if torchrun had started it."""
     with open(log, "w", encoding="utf-8") as stream:
@@ -97,7 +106,9 @@ def as_process(
     os.chdir(folder)
     torch.set_num_threads(1)
     told = {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_PORT": port}
-    os.environ.update(told, WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
+    os.environ.update(
+        told, WORLD_SIZE=str(count), LOCAL_WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1"
+    )
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(
             number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler
@@ -311,7 +322,7 @@ def test_a_signal_to_one_stops_all(number: signal.Signals, folder: Folder) -> No
 def test_a_killed_process_ends_the_run(rank: int, folder: Folder) -> None:
     folder.write_solver("SGD", "out/s", "snapshot: 20", 1_000_000)
     both = Pair(folder.path, train)
-    wait_for(folder.path, "out/s_iter_20.solverstate")
+    wait_for(folder.path, "out/s_iter_40.solverstate")  # the one before is known to all
     both.processes[rank].kill()
     ended = both.wait()
     assert ended.statuses[rank] == -signal.SIGKILL
@@ -414,6 +425,40 @@ def test_under_torchrun_a_killed_process_ends_the_run(folder: Folder) -> None:
 def children(parent: int) -> list[int]:
     text = Path(f"/proc/{parent}/task/{parent}/children").read_text()
     return [int(number) for number in text.split()]
+
+
+def average_on_a_gpu() -> None:
+    """A group of one, asked as if it were two: what each kind of tensor travels by."""
+    processes = replace(_join(), count=2)
+    blob = torch.ones(3, device="cuda", requires_grad=True)
+    blob.grad = torch.full_like(blob, 4.0)
+    loss = processes.average(torch.tensor(6.0, device="cuda"), [blob])
+    assert float(loss) == 3 and blob.grad.tolist() == [2, 2, 2]
+    processes.lead([blob, torch.ones(2)])
+    assert processes.largest(5) == 5
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.gpu
+def test_gradients_of_a_gpu_are_averaged_there(tmp_path: Path) -> None:
+    ended = Pair(tmp_path, average_on_a_gpu, count=1).wait()
+    assert ended.statuses == [0], ended.told
+
+
+@pytest.mark.gpu
+def test_two_gpus_equal_one(folder: Folder) -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    write_plain(folder, 5)
+    folder.write_solver("SGD", "two/s", "momentum: 0.9", 12)
+    ended = Pair(folder.path, main, ["solver.prototxt", "--device", "cuda"]).wait()
+    assert ended.statuses == [0, 0], ended.told
+    write_plain(folder, 10)
+    folder.write_solver("SGD", "one/s", "momentum: 0.9", 12)
+    assert train() == 0
+    two, one = (folder.path / name / "s_iter_12.caffemodel" for name in ("two", "one"))
+    for a, b in zip(blobs(two), blobs(one), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
 
 
 # Shares of the data -----------------------------------------------------------------------------

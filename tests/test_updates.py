@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from converters.errors import SolverError
 from converters.proto import caffe_pb2 as pb
+from gmnet_pt.solver import updates
 from gmnet_pt.solver.lr_policy import _policy, rate_policy
 from gmnet_pt.solver.updates import _REGULARIZERS, Updater, _rule
 
@@ -126,6 +127,27 @@ def test_updates_hold_what_was_subtracted(rule: str) -> None:
         assert new.shape == update.shape
         assert torch.equal(old - update, new)
         assert update.abs().min() > 0
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_pieces_of_any_size_give_the_same_bits(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut within a parameter and between them, in either layout, history in the other one."""
+    solver = pb.SolverParameter(type=rule, weight_decay=0.25, clip_gradients=1, iter_size=2)
+    start = [torch.randn(shape, generator=torch.Generator().manual_seed(1)) for shape in SHAPES]
+    found = []
+    for piece in (2**18, 7, 1):
+        for layout in (torch.contiguous_format, torch.channels_last):
+            monkeypatch.setattr(updates, "PIECE", piece)
+            params = [p.clone() for p in start]
+            updater = Updater(params, LR_MULTS, DECAY_MULTS, solver)
+            params[0].data = params[0].contiguous(memory_format=layout)
+            for count in range(3):
+                updater.step([(p + count).clone() for p in start], torch.tensor(0.125), count)
+            found.append([*params, *updater.history, *updater.updates])
+    for others in found[1:]:
+        for one, other in zip(found[0], others, strict=True):
+            assert torch.equal(one, other)
+    assert updater.history[0].is_contiguous(memory_format=torch.channels_last)
 
 
 def test_decay_reaches_the_history_of_a_frozen_parameter() -> None:

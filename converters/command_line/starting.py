@@ -6,6 +6,7 @@ here; `converters.command_line.program` takes over once the command runs.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -23,6 +24,9 @@ def begin() -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, leave)
+        # The last thing before Python takes its handlers away: all is done, and an end by the
+        # signal would say otherwise.
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     _open_closed_streams()
     _wait_asleep()
     try:

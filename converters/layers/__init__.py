@@ -35,10 +35,9 @@ def bind_torch() -> None:
     import torch
     import torch.nn.functional
 
-    gradients = importlib.import_module("converters.layers.gradients")
-    masks = importlib.import_module("converters.layers.masks")
+    ours = {
+        name: importlib.import_module(f"converters.layers.{name}")
+        for name in ("gradients", "local_response", "masks")
+    }
     for module in _modules:
-        module.torch = torch  # type: ignore[attr-defined]
-        module.F = torch.nn.functional  # type: ignore[attr-defined]
-        module.gradients = gradients  # type: ignore[attr-defined]
-        module.masks = masks  # type: ignore[attr-defined]
+        vars(module).update(torch=torch, F=torch.nn.functional, **ours)

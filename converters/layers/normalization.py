@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch.nn.functional as F
     from torch import Tensor
 
-    from converters.layers import gradients
+    from converters.layers import gradients, local_response
 
 register = Family("#c7e9c0")
 
@@ -250,9 +250,13 @@ class LRN(Layer):
     ignored = {"lrn_param.engine": ENGINE}
 
     def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
-        size = self.param.lrn_param.local_size
-        if size % 2 == 0:
-            raise self.error(f"local_size {size} must be odd")
+        param = self.param.lrn_param
+        if param.local_size % 2 == 0:
+            raise self.error(f"local_size {param.local_size} must be odd")
+        # Read here: torch.compile traces forward and cannot ask a message for its fields.
+        across = param.norm_region == pb.LRNParameter.ACROSS_CHANNELS
+        k = param.k if across else 1.0
+        self.settings = (param.local_size, across, k, param.alpha, param.beta)
         return ()
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
@@ -263,15 +267,11 @@ class LRN(Layer):
         return [bottoms[0]]
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
-        x, param = bottoms[0], self.param.lrn_param
-        size = param.local_size
-        if param.norm_region == pb.LRNParameter.WITHIN_CHANNEL:
-            mean = F.avg_pool2d(x * x, size, 1, size // 2, count_include_pad=True)
-            return x * (1 + param.alpha * mean).pow(-param.beta)
-        # Over channels as rows: torch's avg_pool3d knows no half precision on a CPU.
-        rows = (x * x).flatten(2).unsqueeze(1)
-        mean = F.avg_pool2d(rows, (size, 1), 1, (size // 2, 0)).view(x.shape)
-        return x * (param.k + param.alpha * mean).pow(-param.beta)
+        x, response = bottoms[0], local_response.Response(*self.settings)
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
+            return response(x)
+        y: Tensor = local_response.OnCpu.apply(x, response)  # type: ignore[no-untyped-call]
+        return y
 
 
 @register("MVN", "mvn_param")

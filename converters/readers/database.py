@@ -6,18 +6,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from converters.errors import DataError
 from converters.readers.reader import READERS, Reader, Shape
-from converters.readers.transform import Images
+from converters.readers.transform import Images, Places
 from converters.records.datum import RecordError, decode_images
 from converters.records.extents import Extents, batched, every, views
 from converters.records.images import Buffer
 from converters.records.lmdb_reader import DATA_FILE, LmdbReader
+
+
+class Drawn(NamedTuple):
+    """A batch whose records someone else may have, and transforms: what was chosen at random."""
+
+    at: NDArray[np.int64]  # places in the database (N,)
+    stored: tuple[Images, NDArray[np.int32]] | None  # images and labels, where they were read
+    windows: Places
 
 
 @READERS.add("Data")
@@ -45,22 +53,52 @@ class DatabaseReader(Reader):
     def reopen(self) -> None:
         if self.position >= len(self.records):
             raise ValueError(f"record {self.position} of {len(self.records)}")
-        dealt = self.batch_size * self.share.of
-        self._batches = batched(self.records.extents(self.position), dealt)
+        self._batches: Iterator[list[Extents]] | None = None
 
     def shapes(self) -> list[Shape]:
-        with self._named():
-            images, _ = self._decode_each([next(self.records.values())], 0)
-        shape = self.transform.shape(images[0].shape)
+        shape = self.transform.shape(self.first_image().shape)
         return [(self.batch_size, *shape), (self.batch_size,)][: len(self.param.top)]
 
-    def read(self) -> list[NDArray[np.float32]]:
+    def first_image(self) -> NDArray[Any]:
+        """The first record's image (C, H, W)."""
         with self._named():
-            own = every(self.share.step, next(self._batches), self.batch_size)
-            images, labels = self._decode(own)
+            images, _ = self._decode_each([next(self.records.values())], 0)
+        return images[0]
+
+    def read(self) -> list[NDArray[np.float32]]:
+        images, labels = self._stored()
         data = self.transform(images, self.random(0))
-        self.position = (self.position + self.batch_size * self.share.of) % len(self.records)
+        self._advance()
         return [data, labels.astype(np.float32)]
+
+    def places(self) -> NDArray[np.int64]:
+        """Where in the database the next batch's records are (N,)."""
+        steps = np.arange(self.batch_size) * self.share.step
+        return (self.position + steps) % len(self.records)
+
+    def draw(self, images: tuple[int, ...] | None = None) -> Drawn:
+        """The next batch before its transformation.
+
+        `images` is the shape (C, H, W) of records that the caller has: then none is read.
+        """
+        at, stored = self.places(), None if images else self._stored()
+        known = np.broadcast_to(np.uint8(0), (len(at), *(images or ())))
+        windows = self.transform.choose(stored[0] if stored else known, self.random(0))
+        if stored is None:
+            self._batches = None  # reading goes on behind those that were passed over
+        self._advance()
+        return Drawn(at, stored, windows)
+
+    def _stored(self) -> tuple[Images, NDArray[np.int32]]:
+        """The records of the next batch, decoded."""
+        if self._batches is None:
+            dealt = self.batch_size * self.share.of
+            self._batches = batched(self.records.extents(self.position), dealt)
+        with self._named():
+            return self._decode(every(self.share.step, next(self._batches), self.batch_size))
+
+    def _advance(self) -> None:
+        self.position = (self.position + self.batch_size * self.share.of) % len(self.records)
 
     @contextmanager
     def _named(self) -> Iterator[None]:

@@ -8,8 +8,8 @@ goes on exactly.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from converters.registry import Registry
 
 Arrays = dict[str, NDArray[np.float32]]
 Shape = tuple[int, ...]
+Given = TypeVar("Given")
 
 
 class Share(NamedTuple):
@@ -89,7 +90,11 @@ class Reader:
         raise NotImplementedError
 
     def next(self) -> Arrays:
-        """The next batch by top name.
+        """The next batch by top name; raises as `move`."""
+        return dict(zip(self.param.top, self.move(self.read)))
+
+    def move(self, read: Callable[[], Given]) -> Given:
+        """What `read` gives, which goes on to the next batch.
 
         Raises:
             CaffeError: a damaged record, file or image. Nothing has moved then: the same batch is
@@ -97,12 +102,12 @@ class Reader:
         """
         before = self.state()
         try:
-            arrays = self.read()
+            given = read()
         except BaseException:  # an interruption too
             self.restore(before)
             raise
         self.batch += 1
-        return dict(zip(self.param.top, arrays))
+        return given
 
     def state(self) -> dict[str, int]:
         """Everything that decides the next batch: attributes of the reader by name."""

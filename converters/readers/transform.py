@@ -64,10 +64,11 @@ class Transform:
     def shape(self, image: tuple[int, ...]) -> tuple[int, ...]:
         """(C, H, W) after the transformation of an image (C, H, W)."""
         crop = self.param.crop_size
-        self._check(image)
+        self.check(image)
         return (image[0], crop, crop) if crop else image
 
-    def _check(self, image: tuple[int, ...]) -> None:
+    def check(self, image: tuple[int, ...]) -> None:
+        """Refuse images (C, H, W) of a shape that crop, mean or mean values do not fit."""
         channels, height, width = image
         crop, values = self.param.crop_size, len(self.param.mean_value)
         if crop > min(height, width):
@@ -95,13 +96,20 @@ class Transform:
         Raises:
             CaffeError: the images do not fit the crop, the mean or each other.
         """
+        return self.apply(images, self.choose(images, random))
+
+    def choose(self, images: Images, random: np.random.Generator) -> Places:
+        """The windows of images that are to be transformed; raises as the whole."""
         for image in images[:1] if isinstance(images, np.ndarray) else images:
-            self._check(image.shape)
+            self.check(image.shape)
             self._check_alike(image.shape, images[0].shape)
+        return self._places(images, random)
+
+    def apply(self, images: Images, place: Places) -> NDArray[np.float32]:
+        """Transform images whose windows were chosen."""
         pixels = images if self.param.crop_size else np.asarray(images)
         means = self.mean
         if self.param.crop_size or self.param.mirror:
-            place = self._places(images, random)
             pixels = _windows(pixels, place)
             _mirror(pixels, place.flipped)
             if means is not None:
@@ -133,7 +141,7 @@ class Transform:
             pixels += np.array(self.param.mean_value, np.float32).reshape(-1, 1, 1)
         return pixels
 
-    def _means_of(self, mean: NDArray[np.float32], place: _Places) -> NDArray[np.float32]:
+    def _means_of(self, mean: NDArray[np.float32], place: Places) -> NDArray[np.float32]:
         """The mean of each window (N, C, height, width): a pixel's is that of its uncropped place.
 
         All windows of a small mean image, and their mirror images, are made once.
@@ -149,7 +157,7 @@ class Transform:
             self._mean_windows = np.stack([windows, windows[..., ::-1]])
         return self._mean_windows[flipped, top, left]
 
-    def _places(self, images: Images, random: np.random.Generator) -> _Places:
+    def _places(self, images: Images, random: np.random.Generator) -> Places:
         """Where to cut the images: a random place of each in TRAIN, else its middle."""
         crop, count = self.param.crop_size, len(images)
         height, width = (crop, crop) if crop else images[0].shape[1:]
@@ -164,10 +172,10 @@ class Transform:
             top = np.broadcast_to((heights - height) // 2, count)
             left = np.broadcast_to((widths - width) // 2, count)
         flipped = random.integers(1 + self.param.mirror, size=count)
-        return _Places(top, left, flipped, height, width)
+        return Places(top, left, flipped, height, width)
 
 
-class _Places(NamedTuple):
+class Places(NamedTuple):
     """The windows of N images: upper left corners, 1 where mirrored (N,), and their size."""
 
     top: NDArray[np.int64]
@@ -177,7 +185,7 @@ class _Places(NamedTuple):
     width: int
 
 
-def _windows(images: Images, place: _Places) -> NDArray[Any]:
+def _windows(images: Images, place: Places) -> NDArray[Any]:
     """New images (N, C, height, width): the windows of `images`."""
     top, left, _, height, width = place
     if not isinstance(images, np.ndarray):

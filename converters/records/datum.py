@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from converters.errors import DataError
 from converters.formats.wire import decode_varint, encode_varint
 from converters.records.images import Buffer, Pixels, decode, planes
+from converters.records.threads import in_threads
 
 # Tag bytes: field number << 3 | wire type (0 varint, 2 length and bytes, 5 four bytes).
 CHANNELS, HEIGHT, WIDTH, DATA, LABEL, ENCODED = 0x08, 0x10, 0x18, 0x22, 0x28, 0x38
@@ -232,15 +234,19 @@ def decode_images(
     Raises:
         RecordError: a record is damaged.
     """
-    images, labels = [], []
-    for index, record in enumerate(records):
-        try:
-            datum = decode_datum(record)
-            images.append(datum.image(color))
-        except DataError as error:
-            raise RecordError(index, str(error)) from error
-        labels.append(datum.label)
-    return images, np.array(labels, np.int32)
+    if not records:
+        return [], np.zeros(0, np.int32)
+    images, labels = zip(*in_threads(partial(_decode_one, color), list(enumerate(records))))
+    return list(images), np.array(labels, np.int32)
+
+
+def _decode_one(color: bool | None, numbered: tuple[int, Buffer]) -> tuple[NDArray[Any], int]:
+    index, record = numbered
+    try:
+        datum = decode_datum(record)
+        return datum.image(color), datum.label
+    except DataError as error:
+        raise RecordError(index, str(error)) from error
 
 
 class Layout(NamedTuple):

@@ -1,10 +1,12 @@
-"""Feeds a net's data layers: batches of `converters.readers` as tensors, one read ahead."""
+"""Feeds a net's data layers: batches of `converters.readers` as tensors, some read ahead."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -14,15 +16,19 @@ from torch import Tensor
 from converters.errors import CaffeError
 from converters.layers import Layer
 from converters.net.caffe_net import CaffeNet
-from converters.readers import ALL, Arrays, MemoryReader, Reader, Share, open_reader
+from converters.readers import ALL, MemoryReader, Reader, Share, open_reader
 from converters.readers.database import DatabaseReader
 from converters.readers.image_list import ImageListReader
+from gmnet_pt.solver.resident import DataMemory, Resident, resident
+
+AHEAD = 3
+"""Batches that are read before they are asked for."""
 
 
 class _Read(NamedTuple):
-    """A batch, and the reader's state behind it."""
+    """What gives the batch, and the reader's state behind it."""
 
-    arrays: Arrays
+    tensors: Callable[[], Sequence[Tensor]]
     state: dict[str, int]
 
 
@@ -40,16 +46,20 @@ AnySource = TypeVar("AnySource", bound=Source)
 
 
 class Batches:
-    """The batches of one data layer, float32 on the host, by top name.
+    """The batches of one data layer, float32, by top name.
 
-    A thread reads the next batch while this one is used; every random choice belongs to the batch,
-    so the order of things stays the same.
+    A thread reads the next batches while this one is used; every random choice belongs to the
+    batch, so the order of things stays the same. They are on the host, or on the device of
+    `memory` where the records fit into it.
     """
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, memory: DataMemory | None = None) -> None:
         self._reader = reader
+        self._memory = memory
+        self._pin = memory is not None and memory.device.type == "cuda"
+        self._resident: Resident | None = None
         self._thread = ThreadPoolExecutor(1, "batches")
-        self._ahead: Future[_Read] | None = None
+        self._ahead: deque[Future[_Read]] = deque()
         self._state = reader.state()
         self._closed = False
 
@@ -75,27 +85,32 @@ class Batches:
         """
         if self._closed:
             raise ValueError("next() of closed batches")
-        batch, self._ahead = self._ahead, None
+        if self._memory is not None:
+            self._resident, self._memory = resident(self._reader, self._memory), None
         try:
-            read = batch.result() if batch else self._read()
+            read = self._ahead.popleft().result() if self._ahead else self._read()
         except CaffeError:
             if self._reader.ahead:
                 with suppress(CaffeError):
-                    self._reader.restore(self._state)
+                    self.restore(self._state)
             raise
         self._state = read.state
-        if self._reader.ahead:
-            self._ahead = self._thread.submit(self._read)
-        return {name: torch.from_numpy(array) for name, array in read.arrays.items()}
+        while self._reader.ahead and len(self._ahead) < AHEAD:
+            self._ahead.append(self._thread.submit(self._read))
+        return dict(zip(self._reader.param.top, read.tensors()))
 
     def _read(self) -> _Read:
-        arrays = self._reader.next()
-        return _Read(arrays, self._reader.state())
+        """All that a thread can do; what the device is given comes when it is asked for."""
+        if self._resident is not None:
+            return _Read(partial(self._resident.batch, self._resident.draw()), self._reader.state())
+        tensors = [torch.from_numpy(array) for array in self._reader.next().values()]
+        if self._pin:
+            tensors = [tensor.pin_memory() for tensor in tensors]
+        return _Read(lambda: tensors, self._reader.state())
 
     def _settle(self) -> None:
         """Let the thread finish: the reader is for one at a time."""
-        if self._ahead:
-            wait([self._ahead])
+        wait(self._ahead)
 
     def add(self, images: Any, labels: Any) -> None:
         """Give a MemoryData layer its images (N, C, H, W) and labels (N,), arrays or tensors.
@@ -121,34 +136,45 @@ class Batches:
         """
         self._settle()
         self._reader.restore(state)
-        self._ahead = None
+        self._ahead.clear()
         self._state = self._reader.state()
 
     def close(self) -> None:
         """End the thread and release the files; nothing can be read any more."""
         self._closed = True
-        self._thread.shutdown()
+        self._thread.shutdown(cancel_futures=True)
+        if self._resident is not None:
+            self._resident.close()
+            self._resident = None
         if isinstance(self._reader, DatabaseReader):
             self._reader.records.close()
 
 
-def open_batches(layers: Sequence[Layer], seed: int | None, share: Share = ALL) -> list[Batches]:
+def open_batches(
+    layers: Sequence[Layer],
+    seed: int | None,
+    share: Share = ALL,
+    memory: DataMemory | None = None,
+) -> list[Batches]:
     """The feeders of data layers, in the net's order, each with random numbers of its own.
 
-    Each has `share` of its layer's data; all shares take one seed.
+    Each has `share` of its layer's data; all shares take one seed. Where the records fit into
+    `memory`, they stay there.
 
     Raises:
         DataError: a layer's files are absent or damaged, or it is an Input, which reads nothing.
     """
     return [
-        Batches(open_reader(layer.param, layer.environment, _own_seed(seed, place), share))
+        Batches(open_reader(layer.param, layer.environment, _own_seed(seed, place), share), memory)
         for place, layer in enumerate(layers)
     ]
 
 
-def open_net_batches(net: CaffeNet, seed: int | None = None, share: Share = ALL) -> list[Batches]:
+def open_net_batches(
+    net: CaffeNet, seed: int | None = None, share: Share = ALL, memory: DataMemory | None = None
+) -> list[Batches]:
     """The feeders of all data layers of `net`; raises as `open_batches`."""
-    return open_batches(net.plan.data_layers, seed, share)
+    return open_batches(net.plan.data_layers, seed, share, memory)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from converters.errors import SolverError
 from converters.net.caffe_net import CaffeNet
 from converters.net.plan import NetPlan
 from converters.net.summary import summarize
+from gmnet_pt.solver.processes import current
 
 AUTO = "auto"
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -52,11 +53,7 @@ def choose(net: CaffeNet, device: torch.device, run: Callable[[], object]) -> Ch
     gradient left. Several processes take what the first one measured.
     """
     found = _without_measuring(net, device) or _measured(net, device, run)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        told: list[Chosen] = [found]
-        torch.distributed.broadcast_object_list(told)
-        found = told[0]
-    return found
+    return current().gather(found)[0]
 
 
 def _without_measuring(net: CaffeNet, device: torch.device) -> Chosen | None:

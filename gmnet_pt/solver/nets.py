@@ -18,6 +18,7 @@ from converters.net.weights import LoadReport
 from converters.readers import ALL, Share
 from gmnet_pt.solver.batches import Batches, next_feed, open_net_batches
 from gmnet_pt.solver.processes import Processes
+from gmnet_pt.solver.resident import DataMemory
 from gmnet_pt.solver.run_state import NetState, on_host
 
 
@@ -26,7 +27,8 @@ class FedNet:
 
     `sharing` is the train net, whose blobs a test net uses; without `fill` the blobs that no file
     has stay 0. `share` is what this process has of the data; all of it, where a test net keeps
-    something from batch to batch. `report` says what the files gave.
+    something from batch to batch. `memory` is for records that stay. `report` says what the files
+    gave.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class FedNet:
         sharing: CaffeNet | None = None,
         fill: bool = True,
         share: Share = ALL,
+        memory: DataMemory | None = None,
     ) -> None:
         net = CaffeNet(plan_net(choice))
         if sharing is not None:
@@ -45,6 +48,7 @@ class FedNet:
         self.net = net.to(device)
         self.device = device
         self._seed = seed
+        self._memory = memory
         self.share = ALL if share.whole and _is_of_one_piece(self.net) else share
         self._batches: list[Batches] | None = None
 
@@ -52,7 +56,7 @@ class FedNet:
     def batches(self) -> list[Batches]:
         """The readers, in the order of the data layers."""
         if self._batches is None:
-            self._batches = open_net_batches(self.net, self._seed, self.share)
+            self._batches = open_net_batches(self.net, self._seed, self.share, self._memory)
         return self._batches
 
     def next(self) -> dict[str, Tensor]:

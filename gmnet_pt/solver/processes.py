@@ -93,7 +93,10 @@ class Processes:
         if self.count > 1:
             with self._together(), torch.no_grad():
                 for tensor in tensors:
-                    dist.broadcast(tensor.detach(), 0)
+                    values = tensor.detach().contiguous()
+                    dist.broadcast(values, 0)
+                    if values.data_ptr() != tensor.data_ptr():
+                        tensor.copy_(values)
 
     def largest(self, value: int) -> int:
         """The largest of the processes' values."""

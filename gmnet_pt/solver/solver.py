@@ -51,6 +51,7 @@ from gmnet_pt.solver.nets import FedNet
 from gmnet_pt.solver.precision import named_precision
 from gmnet_pt.solver.processes import LostProcessError, current
 from gmnet_pt.solver.random_numbers import RandomNumbers
+from gmnet_pt.solver.resident import DataMemory
 from gmnet_pt.solver.run_state import NetState, OwnState, RunState, on_host
 from gmnet_pt.solver.scores import SmoothedLoss, list_outputs
 from gmnet_pt.solver.solver_file import SolverChoice
@@ -504,7 +505,9 @@ class Solver:
             allow_python_layers=python,
             may_write=self.processes.leads,
         )
-        train = FedNet(choice, self.device, self._seed, fill=fill, share=self.processes.records)
+        memory = DataMemory(self.choice.data_memory, self.device)
+        records = self.processes.records
+        train = FedNet(choice, self.device, self._seed, None, fill, records, memory)
         for line in train.report.lines() if files else ():
             self.show(Message(line, "net.cpp:746"))
         tests = (
@@ -519,7 +522,10 @@ class Solver:
         share = self.processes.batches
         return [
             train,
-            *(FedNet(net, self.device, self._seed, train.net, share=share) for net in tests),
+            *(
+                FedNet(net, self.device, self._seed, train.net, True, share, memory)
+                for net in tests
+            ),
         ]
 
 

@@ -51,6 +51,8 @@ class SolverChoice:
         precision: "fp32", "tf32" or "bf16".
         capture: on a GPU, an iteration is recorded as a CUDA graph where that can be.
         layout: "contiguous", "channels_last", or "auto": what a snapshot says, else what is faster.
+        data_memory: bytes of the device for records of Data layers, which stay there where they
+            fit; None is half of a GPU's free memory, and nothing on a CPU.
         input_shapes: shapes of data layers' tops whose files are absent (`step` needs inputs then).
     """
 
@@ -66,6 +68,7 @@ class SolverChoice:
     precision: str = "fp32"
     capture: bool = True
     layout: str = "auto"
+    data_memory: int | None = None
     input_shapes: Mapping[str, Sequence[int]] | None = None
     allow_python_layers: bool = False
 

@@ -3,7 +3,8 @@
 `Updater.step` follows the order of Caffe (solvers/sgd_solver.cpp ApplyUpdate), which is visible
 below: clip, normalize, regularize, update. A rule is one registered function. The rate comes from
 `gmnet_pt.solver.lr_policy` as a 0-d tensor and nothing here turns a tensor into a Python number, so
-that a CUDA graph can hold the whole step.
+that a CUDA graph can hold the whole step. On a CPU the steps behind clipping go over pieces that
+stay in the cache: memory is what they wait for.
 
 Where torch.optim differs: there the rate stays outside SGD's and Nesterov's history, and Adam adds
 eps to the corrected root.
@@ -12,7 +13,7 @@ eps to the corrected root.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -33,7 +34,7 @@ class Step(NamedTuple):
     solver: pb.SolverParameter
 
 
-Rule = Callable[[Tensors, Sequence[Tensors], Step], Tensors]
+Rule = Callable[[Tensors, Sequence[Tensors], Step], None]
 
 
 class _Entry(NamedTuple):
@@ -50,6 +51,8 @@ class _Group(NamedTuple):
 
 
 Regularizer = Callable[[Tensors, Tensors, float], None]
+# Values at a time on a CPU: of each of parameters, gradients and histories.
+PIECE = 2**18
 # A regularizer adds its decay to gradients, given them, the parameters and the factor.
 _RULES: Registry[_Entry] = Registry("update rule")
 _REGULARIZERS: Registry[Regularizer] = Registry("regularization_type")
@@ -58,8 +61,8 @@ _REGULARIZERS: Registry[Regularizer] = Registry("regularization_type")
 def _rule(name: str, blocks: int = 1) -> Callable[[Rule], Rule]:
     """Register a rule that keeps `blocks` histories per parameter.
 
-    A rule updates its histories in place, may overwrite the gradients, and returns what is to be
-    subtracted from the parameters.
+    A rule updates its histories in place, and the gradients to what is to be subtracted from the
+    parameters.
     """
 
     def register(rule: Rule) -> Rule:
@@ -99,8 +102,8 @@ class Updater:
             _check_known(source, "regularization_type", solver.regularization_type, _REGULARIZERS)
         # 0-d: the global gradient norm before clipping (None without clip_gradients) …
         self.gradient_norm: Tensor | None = None
-        # … and what the last step subtracted, by parameter: Caffe's diffs after an update, which
-        # snapshot_diff writes.
+        # … and what the last step subtracted, by parameter, in the memory of the gradients: Caffe's
+        # diffs after an update, which snapshot_diff writes.
         self.updates: Tensors = []
 
     @torch.no_grad()
@@ -117,25 +120,33 @@ class Updater:
             torch.zeros_like(param) if grad is None else grad
             for param, grad in zip(self._params, gradients, strict=True)
         ]
-        count = len(self._params)
         done = torch.as_tensor(iteration, dtype=torch.float64, device=rate.device)
         if grads and solver.clip_gradients >= 0:
             self.gradient_norm = clip(grads, solver.clip_gradients)
-        normalize(grads, solver.iter_size)
-        self.updates = list(grads)
+        self.updates = grads
+        self._follow_layouts()
         for group in self._groups:
-            some_params = [self._params[i] for i in group.places]
-            some_grads = [grads[i] for i in group.places]
-            some_history = [
-                [self.history[block + i] for i in group.places]
-                for block in range(0, len(self.history), count)
-            ]
-            regularize(some_grads, some_params, group.decay, solver.regularization_type)
             local = Step(rate * group.lr_mult, done, solver)
-            updates = self._rule(some_grads, some_history, local)
-            torch._foreach_sub_(some_params, updates)
-            for place, update in zip(group.places, updates, strict=True):
-                self.updates[place] = update
+            for params, some, *history in _pieces(self._of(group, grads)):
+                normalize(some, solver.iter_size)
+                regularize(some, params, group.decay, solver.regularization_type)
+                self._rule(some, history, local)
+                torch._foreach_sub_(params, some)
+
+    def _follow_layouts(self) -> None:
+        """Lay history out as the parameters are now: mixed layouts take several times as long."""
+        for place, old in enumerate(self.history):
+            param = self._params[place % len(self._params)]
+            if old.stride() != param.stride():
+                self.history[place] = torch.empty_like(param).copy_(old)
+
+    def _of(self, group: _Group, grads: Tensors) -> list[Tensors]:
+        """A group's parameters, gradients and blocks of history, each a list in its order."""
+        count = len(self._params)
+        blocks = [
+            self.history[start : start + count] for start in range(0, len(self.history), count)
+        ]
+        return [[some[i] for i in group.places] for some in (self._params, grads, *blocks)]
 
     @torch.no_grad()
     def load_history(self, history: Sequence[Tensor], source: str = "snapshot") -> None:
@@ -188,6 +199,42 @@ def _grouped(
     return [_Group(members, *key) for key, members in places.items()]
 
 
+def _pieces(lists: list[Tensors]) -> Iterator[list[Tensors]]:
+    """The lists as they are; on a CPU parts of about PIECE values that belong together.
+
+    Tensors of one place in the lists have one shape. Those whose values lie in another order than
+    the others' are not cut.
+    """
+    if any(tensor.device.type != "cpu" for tensor in lists[0]):
+        yield lists
+        return
+    part: list[Tensors] = [[] for _ in lists]
+    size = 0
+    for tensors in zip(*lists, strict=True):
+        first = tensors[0]
+        alike = all(tensor.stride() == first.stride() for tensor in tensors)
+        cut = first.numel() > PIECE and alike and _is_dense(first)
+        for some in zip(*map(_cut, tensors), strict=True) if cut else (tensors,):
+            for column, tensor in zip(part, some, strict=True):
+                column.append(tensor)
+            size += some[0].numel()
+            if size >= PIECE:
+                yield part
+                part, size = [[] for _ in lists], 0
+    if part[0]:
+        yield part
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether the values lie side by side, in whatever order."""
+    return torch.empty_like(tensor, device="meta").stride() == tensor.stride()
+
+
+def _cut(tensor: Tensor) -> Sequence[Tensor]:
+    """A dense tensor's values in the order of memory, PIECE at a time."""
+    return torch.split(tensor.as_strided((tensor.numel(),), (1,)), PIECE)
+
+
 def clip(gradients: Tensors, limit: float) -> Tensor:
     """Scale all gradients by limit / ‖g‖₂ where their global norm exceeds it; returns ‖g‖₂."""
     norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
@@ -218,42 +265,46 @@ def _l1(gradients: Tensors, params: Tensors, decay: float) -> None:
 
 
 @_rule("SGD")
-def _sgd(grads: Tensors, history: Sequence[Tensors], step: Step) -> Tensors:
+def _sgd(grads: Tensors, history: Sequence[Tensors], step: Step) -> None:
     """h ← μ·h + η·g; w ← w − h (Caffe solvers/sgd_solver.cpp)."""
     (h,) = history
-    torch._foreach_mul_(h, step.solver.momentum)
     torch._foreach_mul_(grads, step.rate)
-    torch._foreach_add_(h, grads)
-    return h
+    torch._foreach_add_(grads, h, alpha=step.solver.momentum)
+    torch._foreach_copy_(h, grads)
 
 
 @_rule("Nesterov")
-def _nesterov(grads: Tensors, history: Sequence[Tensors], step: Step) -> Tensors:
-    """h' = μ·h + η·g; w ← w − ((1 + μ)·h' − μ·h) (Caffe solvers/nesterov_solver.cpp)."""
+def _nesterov(grads: Tensors, history: Sequence[Tensors], step: Step) -> None:
+    """h' = μ·h + η·g; w ← w − ((1 + μ)·h' − μ·h) (Caffe solvers/nesterov_solver.cpp).
+
+    What is subtracted is μ·h' + η·g.
+    """
+    (h,) = history
     momentum = step.solver.momentum
-    step_back = torch._foreach_mul(history[0], -momentum)
-    torch._foreach_add_(step_back, _sgd(grads, history, step), alpha=1 + momentum)
-    return list(step_back)
+    torch._foreach_mul_(grads, step.rate)
+    torch._foreach_mul_(h, momentum)
+    torch._foreach_add_(h, grads)
+    torch._foreach_add_(grads, h, alpha=momentum)
 
 
 @_rule("AdaGrad")
-def _adagrad(grads: Tensors, history: Sequence[Tensors], step: Step) -> Tensors:
+def _adagrad(grads: Tensors, history: Sequence[Tensors], step: Step) -> None:
     """h ← h + g²; w ← w − η·g / (√h + δ) (Caffe solvers/adagrad_solver.cpp)."""
     (h,) = history
     torch._foreach_addcmul_(h, grads, grads)
-    return _over_root(grads, h, step.solver.delta, step.rate)
+    _over_root(grads, h, step.solver.delta, step.rate)
 
 
 @_rule("RMSProp")
-def _rmsprop(grads: Tensors, history: Sequence[Tensors], step: Step) -> Tensors:
+def _rmsprop(grads: Tensors, history: Sequence[Tensors], step: Step) -> None:
     """h ← ρ·h + (1 − ρ)·g²; w ← w − η·g / (√h + δ) (Caffe solvers/rmsprop_solver.cpp)."""
     (h,) = history
     _average_square(h, grads, step.solver.rms_decay)
-    return _over_root(grads, h, step.solver.delta, step.rate)
+    _over_root(grads, h, step.solver.delta, step.rate)
 
 
 @_rule("AdaDelta", blocks=2)
-def _adadelta(grads: Tensors, history: Sequence[Tensors], step: Step) -> Tensors:
+def _adadelta(grads: Tensors, history: Sequence[Tensors], step: Step) -> None:
     """h ← μ·h + (1 − μ)·g²; u = g·√((δ + k) / (δ + h)); k ← μ·k + (1 − μ)·u²; w ← w − η·u.
 
     h is the first block, k the second, μ the momentum (Caffe solvers/adadelta_solver.cpp).
@@ -267,11 +318,10 @@ def _adadelta(grads: Tensors, history: Sequence[Tensors], step: Step) -> Tensors
     torch._foreach_mul_(grads, ratio)
     _average_square(k, grads, momentum)
     torch._foreach_mul_(grads, step.rate)
-    return grads
 
 
 @_rule("Adam", blocks=2)
-def _adam(grads: Tensors, history: Sequence[Tensors], step: Step) -> Tensors:
+def _adam(grads: Tensors, history: Sequence[Tensors], step: Step) -> None:
     """m ← β₁·m + (1 − β₁)·g; v ← β₂·v + (1 − β₂)·g²; w ← w − η·c·m / (√v + δ).
 
     c = √(1 − β₂ᵗ) / (1 − β₁ᵗ) with t = iteration + 1, computed in float64 from the float32 betas as
@@ -284,7 +334,8 @@ def _adam(grads: Tensors, history: Sequence[Tensors], step: Step) -> Tensors:
     _average_square(v, grads, beta2)
     t = step.iteration + 1
     correction = torch.sqrt(1 - beta2**t) / (1 - beta1**t)
-    return _over_root(m, v, step.solver.delta, step.rate * correction.to(step.rate.dtype))
+    torch._foreach_copy_(grads, m)
+    _over_root(grads, v, step.solver.delta, step.rate * correction.to(step.rate.dtype))
 
 
 def _average_square(average: Tensors, values: Tensors, keep: float) -> None:
@@ -292,10 +343,9 @@ def _average_square(average: Tensors, values: Tensors, keep: float) -> None:
     torch._foreach_addcmul_(average, values, values, value=1 - keep)
 
 
-def _over_root(numerators: Tensors, squares: Tensors, delta: float, rate: Tensor) -> Tensors:
-    """rate · numerator / (√square + delta), as new tensors."""
+def _over_root(numerators: Tensors, squares: Tensors, delta: float, rate: Tensor) -> None:
+    """numerator ← rate · numerator / (√square + delta)."""
     root = torch._foreach_sqrt(squares)
     torch._foreach_add_(root, delta)
-    quotient = list(torch._foreach_div(numerators, root))
-    torch._foreach_mul_(quotient, rate)
-    return quotient
+    torch._foreach_div_(numerators, root)
+    torch._foreach_mul_(numerators, rate)
