@@ -71,10 +71,10 @@ class Watch:
 
     def _same_tensors(self) -> bool:
         for registered, name, known, version, place in self._blobs:
-            blob = known()
-            if blob is None or blob is not registered.get(name):
+            there = known()
+            if there is None or id(registered.get(name)) != id(there):
                 return False
-            if _version(blob) != version or blob.data_ptr() != place:
+            if _version(there) != version or there.data_ptr() != place:
                 return False
         return True
 
