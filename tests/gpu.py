@@ -1,6 +1,6 @@
 """`python -m tests.gpu [PART …] --out FOLDER`: everything that waits for a GPU, in one call.
 
-Each part goes on after a failure and has a time of its own; what children print is in PART.log, the
+Each part goes on after a failure and has a time of its own; what children print is in log.txt, the
 table in report.txt and report.json. Exit status 1 if anything failed. No part needs a network.
 """
 
@@ -63,7 +63,7 @@ class Session:
         self.out, self.scratch, self.device = out, scratch, args.device
         self.images, self.width = args.images, args.width
         self._end = time.monotonic() + args.seconds
-        self.log = out / "log"
+        self.log = out / "log.txt"
 
     def child(
         self, limit: float, *arguments: str, environment: dict[str, str] | None = None
@@ -130,12 +130,19 @@ class Trained(NamedTuple):
     accuracy: float
 
 
-def train(session: Session, name: str, limit: float, *options: str, batch: int = 64) -> Done:
+def train(
+    session: Session,
+    name: str,
+    limit: float,
+    *options: str,
+    batch: int = 64,
+    program: Sequence[str] = ("-m", "gmnet_pt.train"),
+) -> Done:
     """A run of bua on the synthetic CIFAR-10, into runs/NAME of the scratch folder."""
     net = _net(session, batch)
     prefix = f"snapshot_prefix=runs/{name}/bua"
     options = ("--device", session.device, "--log", "caffe", "--set", prefix, *options)
-    return session.child(limit, "-m", "gmnet_pt.train", net, *options)
+    return session.child(limit, *program, net, *options)
 
 
 def _set(settings: Sequence[str]) -> list[str]:
@@ -259,22 +266,53 @@ def _weights(file: Path) -> np.ndarray:
     return np.concatenate([np.asarray(blob, np.float64).ravel() for blob in blobs])
 
 
-def bench(session: Session) -> Iterator[Finding]:
-    """The rows of `python -m bench` for this device, if it has any."""
-    done = session.child(
-        150, "-m", "bench", "--device", session.device, "--out", str(session.out / "bench.json")
+SEARCHING = """
+import sys, torch
+torch.backends.cudnn.benchmark = True
+from gmnet_pt.train import main
+sys.exit(main())
+"""
+
+
+def variants(session: Session) -> Iterator[Finding]:
+    """What would be faster: memory formats, and cuDNN's search among its algorithms."""
+    settings = (
+        "max_iter=300",
+        "test_interval=300",
+        "test_iter=1",
+        "display=20",
+        "snapshot=0",
+        "snapshot_after_train=false",
     )
-    if done.status == 2 and "unrecognized arguments" in done.output:
-        yield Finding("bench", "has no rows for a device yet")
-        return
-    table = [line for line in done.output.splitlines() if line.count("|") > 2 or "  " in line]
-    yield from (Finding("bench", line[:200]) for line in table[-40:])
-    # Bounds are targets; what could not be measured at all is a failure.
-    yield Finding("bench", f"status {done.status}: {done.last}", done.status in (0, 1))
+    programs = {"": ("-m", "gmnet_pt.train"), ", cuDNN searches": ("-c", SEARCHING)}
+    for precision in ("fp32", "bf16"):
+        for layout in ("contiguous", "channels_last"):
+            for label, program in programs.items():
+                name = f"{precision}_{layout}{len(label)}"
+                chosen = ("--precision", precision, "--layout", layout, *_set(settings))
+                done = train(session, name, 40, *chosen, program=program)
+                found = done.last
+                if done.status == 0:
+                    found = f"{1000 * _trained(session, name).iteration:.2f} ms an iteration"
+                yield Finding(f"{precision}, {layout}{label}", found, done.status == 0)
+
+
+def bench(session: Session) -> Iterator[Finding]:
+    """Rows of `python -m bench` for this device, the most wanted first, each in its own process."""
+    for row in ("bua-64-bf16", "bua-64-fp32", "bua-512-bf16", "bua-64-tf32"):
+        file = session.out / f"bench-{row}.json"
+        given = ("--device", session.device, "--out", str(file), "--budget", "5")
+        done = session.child(120, "-m", "bench", f"cuda:{row}", *given)
+        lines = [line for line in done.output.splitlines() if line.strip(" |-")]
+        measured = [line for line in lines if "training step" in line]
+        # A bound is a target here; what could not be measured is a failure.
+        yield Finding(
+            f"bench, {row}", " ".join((measured or [done.last])[-1].split()), bool(measured)
+        )
 
 
 PARTS: dict[str, Callable[[Session], Iterator[Finding]]] = {
-    part.__name__: part for part in (machine, tests, resume, epochs, bench)
+    part.__name__: part for part in (machine, tests, resume, epochs, bench, variants)
 }
 
 
@@ -295,10 +333,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     found: list[tuple[str, float, Finding]] = []
     with tempfile.TemporaryDirectory(prefix="gpu") as scratch:
         session = Session(args.out.resolve(), Path(scratch), args)
+        session.log.write_text("", encoding="utf-8")
         for name in args.parts or PARTS:
             start = time.monotonic()
-            session.log = session.out / f"{name}.log"
-            session.log.write_text("", encoding="utf-8")
             print(f"{name} …", flush=True)
             for finding in _guarded(session, PARTS[name]):
                 found.append((name, time.monotonic() - start, finding))
