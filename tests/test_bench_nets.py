@@ -114,8 +114,7 @@ def test_folded_module_computes_what_the_test_net_does(name: str, tmp_path: Path
         assert float((ours[0] - ours[1]).abs().max()) > 1e-6
 
 
-def test_ways_of_inference_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.inference_bench.has_compiler", lambda: False)  # compiling takes long
+def test_ways_of_inference_agree() -> None:
     case = CASES["lenet"]
     images = torch.rand(case.images.batch(2))
     with trained(case) as made, torch.no_grad():
