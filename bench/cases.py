@@ -34,6 +34,7 @@ from bench.nets.cifar10_full import cifar10_full
 from bench.nets.googlenet import googlenet
 from bench.nets.lenet import lenet
 from bench.nets.resnet50 import resnet50
+from bench.processes import environment
 from converters.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ def _generated(variant: str) -> pb.NetParameter:
             [sys.executable, "-m", "prototxt_gen", variant, "--mean", "none", "--out", folder],
             check=True,
             stdout=subprocess.DEVNULL,
+            env=environment(),
         )
         text = next(Path(folder).rglob("net.prototxt")).read_text()
     whole = text_format.Parse(text, pb.NetParameter())

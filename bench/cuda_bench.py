@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
 
-from bench.agreement import check
+from bench.agreement import Agreement, check
 from bench.cases import CASES, Case
 from bench.hand_written.classifier import Classifier
 from bench.hand_written.training import LAYOUTS, Batch, optimizer
@@ -40,8 +40,13 @@ def measurements(options: Options) -> Measurements:
     }
 
 
+@cache
+def _checked(name: str) -> Agreement:
+    return check(CASES[name], CASES[name].module())
+
+
 def _row(case: Case, batch: int, precision: str, options: Options) -> Iterable[Row]:
-    found = check(case, case.module())
+    found = _checked(case.name)
     device = torch.device(options.device)
     with (
         scratch(case, batch) as files,

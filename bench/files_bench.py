@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.options import Measurements, Options
+from bench.processes import environment
 from bench.rows import Measure, Row, alternate
 from converters import load_net
 from converters.formats.blob import FloatArray
@@ -166,6 +167,5 @@ def peak_bytes(script: str, *arguments: Path) -> int:
     """The peak of resident memory of a process that runs `script`."""
     # VmHWM, as getrusage's peak would start from the memory of the process that forks.
     command = [sys.executable, "-c", f"import sys\n{script}\n{PEAK}", *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
-    run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment())
     return int(run.stdout.split()[-1])

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterable
 from functools import partial
-from pathlib import Path
 
 from bench.cases import CASES, Case, Training
 from bench.options import Measurements, Options
+from bench.processes import environment
 from bench.rows import Measure, Row
 from bench.train_bench import scratch
 
@@ -46,6 +45,5 @@ def _peak(side: str, case: Case, files: Training) -> float:
     shape = ",".join(map(str, case.images.batch(case.batch)))
     given = [str(files.solver)] if side == "ours" else [case.hand_written, shape, str(case.classes)]
     command = [sys.executable, "-m", "bench.peak", side, str(STEPS), *given]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
-    run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment())
     return int(run.stdout.split()[-1]) / 1e6

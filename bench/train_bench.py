@@ -109,8 +109,13 @@ class Best(NamedTuple):
     tried: dict[str, float]
 
 
-def best_loop(case: Case, make: Callable[[], Classifier], given: Sequence[Batch]) -> Best:
-    """Choose the memory layout, then how SGD runs; `make` gives modules of the same weights."""
+def best_loop(
+    case: Case, make: Callable[[], Classifier], given: Sequence[Batch], budget: float = 1.0
+) -> Best:
+    """Choose the memory layout, then how SGD runs; `make` gives modules of the same weights.
+
+    Each way is timed for `budget` seconds, at least twice.
+    """
     loops: dict[str, Loop] = {}
 
     def step(name: str, layout: str, fused: bool) -> None:
@@ -121,10 +126,11 @@ def best_loop(case: Case, make: Callable[[], Classifier], given: Sequence[Batch]
         loops[name].step()
 
     fused = {f"{layout}, fused SGD": layout for layout in LAYOUTS}
-    best, tried = fastest({name: partial(step, name, x, True) for name, x in fused.items()})
+    best, tried = fastest({name: partial(step, name, x, True) for name, x in fused.items()}, budget)
     foreach, layout = best.replace("fused", "foreach"), fused[best]
     best, again = fastest(
-        {foreach: partial(step, foreach, layout, False), best: partial(step, best, layout, True)}
+        {foreach: partial(step, foreach, layout, False), best: partial(step, best, layout, True)},
+        budget,
     )
     return Best(loops[best], best, tried | again)
 

@@ -8,7 +8,6 @@ count. The bare step is `Solver.step` on tensors that lie in memory.
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from bench.cases import CASES, Case, Training
 from bench.options import Measurements, Options
+from bench.processes import environment
 from bench.rows import Measure, Row, seconds
 from bench.train_bench import batches, scratch
 from converters.errors import DataError
@@ -38,7 +38,7 @@ def measurements(options: Options) -> Measurements:
 
 
 def caffe(options: Options) -> Measurements:
-    """Beside real Caffe: `caffe train` on LeNet, `caffe time` on all nets but ResNet-50."""
+    """Beside real Caffe: `caffe train` on LeNet, `caffe time` on all nets."""
     if options.caffe is None:
         return {}
     rows: dict[str, Callable[[], Iterable[Row]]] = {
@@ -111,8 +111,7 @@ def trained(files: Training) -> float:
     record = folder / "train.jsonl"
     record.unlink(missing_ok=True)
     command = [sys.executable, "-m", "gmnet_pt.train", str(files.solver), "--device", "cpu"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
-    _run([*command, "--log", "caffe"], environment)
+    _run([*command, "--log", "caffe"])
     speeds = []
     for line in record.read_text().splitlines():
         event = json.loads(line)
@@ -124,7 +123,7 @@ def trained(files: Training) -> float:
 
 def trained_by_caffe(binary: Path, files: Training) -> float:
     """The same of `caffe train`."""
-    log = _run([str(binary), "train", f"--solver={files.solver}"], dict(os.environ))
+    log = _run([str(binary), "train", f"--solver={files.solver}"])
     return _mean_iteration(caffe_speeds(log), files)
 
 
@@ -139,7 +138,6 @@ def timed_by_caffe(binary: Path, files: Training) -> float:
     """Seconds of forward and backward by `caffe time`."""
     log = _run(
         [str(binary), "time", f"--model={files.net}", f"--iterations={CAFFE_TIMED}"],
-        dict(os.environ),
     )
     return caffe_average(log)
 
@@ -164,13 +162,13 @@ def _mean_iteration(speeds: list[tuple[float, int]], files: Training) -> float:
     return sum(taken for taken, _ in counted) / sum(iterations for _, iterations in counted)
 
 
-def _run(command: list[str], environment: dict[str, str]) -> str:
+def _run(command: list[str]) -> str:
     """What the command printed.
 
     Raises:
         DataError: it failed; the last lines are shown.
     """
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment())
     printed = done.stdout + done.stderr
     if done.returncode:
         raise DataError(f"{' '.join(command)}: exit status {done.returncode}: {printed[-500:]}")
