@@ -234,6 +234,20 @@ def test_all_have_the_same_parameters(seed: str, folder: Folder) -> None:
         np.testing.assert_array_equal(values, other[name], err_msg=name)
 
 
+def test_scores_are_those_of_the_first_ones_statistics(folder: Folder) -> None:
+    """BatchNorm's statistics differ between processes; crops and mirrors are the test's own."""
+    folder.write_solver("SGD", "out/s", "test_iter: 3 test_interval: 9")
+    ended = Pair(folder.path, states_of, str(folder.path)).wait()
+    assert ended.statuses == [0, 0], ended.told
+    both = [np.load(folder.path / f"{rank}.npz") for rank in range(2)]
+    with Solver("solver.prototxt", device="cpu") as alone, torch.no_grad():
+        for place, blob in enumerate(alone.net.learnable):
+            blob.copy_(torch.from_numpy(both[0][str(place)]))
+        (wanted,) = alone.test()
+    for found in both:
+        assert float(found["loss"]) == pytest.approx(float(wanted["loss"]), abs=1e-6)
+
+
 # Files ------------------------------------------------------------------------------------------
 
 

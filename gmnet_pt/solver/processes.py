@@ -93,10 +93,10 @@ class Processes:
         if self.count > 1:
             with self._together(), torch.no_grad():
                 for tensor in tensors:
-                    values = tensor.detach().contiguous()
+                    # A copy: it is contiguous, and torch notes that the tensor was written to.
+                    values = tensor.detach().clone(memory_format=torch.contiguous_format)
                     dist.broadcast(values, 0)
-                    if values.data_ptr() != tensor.data_ptr():
-                        tensor.copy_(values)
+                    tensor.copy_(values)
 
     def largest(self, value: int) -> int:
         """The largest of the processes' values."""
