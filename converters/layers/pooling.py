@@ -124,7 +124,7 @@ def max_pool(layer: Layer, x: Tensor, w: PoolingWindows) -> Tensor:
     # them would stall a GPU, and compiled code cannot.
     if x.device.type == "cpu" and x.numel() and not torch.compiler.is_compiling():
         y = _on_channels(lambda x: _maxima(x, w, out, least)[0], x)
-        if bool(y.detach().amin() > least):
+        if y.detach().amin().item() > least:
             return y
     return _strict_maxima(x, w, out, least)[0]
 
