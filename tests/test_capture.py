@@ -5,6 +5,7 @@ On a CPU, with a stand-in for CUDA graphs; test_gpu.py has the graphs themselves
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from test_solver import SETTINGS
 from torch import Tensor, nn
 
 from converters.errors import SolverError
-from gmnet_pt import Solver
+from gmnet_pt import Solver, train
 from gmnet_pt.log.events import Display, Event, Message, MultiStep, Scores
 from gmnet_pt.solver.capture import WARM_UP
 
@@ -399,13 +400,19 @@ def test_layers_that_need_the_host_run_uncaptured(layers: str, told: str, folder
 
 
 def test_debug_info_runs_uncaptured(folder: Folder) -> None:
-    overrides = ["debug_info=true", "max_iter=6", "snapshot_after_train=false", "iter_size=1"]
+    overrides = [
+        "debug_info=true",
+        "display=2",
+        "max_iter=6",
+        "snapshot_after_train=false",
+        "iter_size=1",
+    ]
     captured, plain = pair("solver.prototxt", overrides=overrides)
     for one in (captured, plain):
         assert one.solver.solve()
     lines = [[e.text for e in one.told if isinstance(e, Message)] for one in (captured, plain)]
     told = "Iterations run without a CUDA graph: debug_info shows each layer's values."
-    assert captured.lines == ([told] if told in lines[0] else [])
+    assert captured.lines == [told]
     assert [line for line in lines[0] if line != told] == lines[1]
     assert captured.graphs is not None and captured.graphs.recordings == 0
     assert_same(captured.solver, plain.solver)
@@ -442,6 +449,14 @@ def test_two_runs_side_by_side_do_not_disturb_each_other(folder: Folder) -> None
     assert_same(one.solver, plain.solver)
     assert torch.equal(torch.get_rng_state(), outer)
     assert not torch.equal(one.solver.net.learnable[0], other.solver.net.learnable[0])
+
+
+@pytest.mark.parametrize(("given", "captures"), [([], True), (["off"], False), (["on"], True)])
+def test_the_command_line_says_whether(given: list[str], captures: bool, folder: Folder) -> None:
+    parser = argparse.ArgumentParser()
+    train.configure(parser)
+    options = ["--capture", *given] if given else []
+    assert train.solver_choice(parser.parse_args(["solver.prototxt", *options])).capture is captures
 
 
 def test_only_a_gpu_captures_by_itself(folder: Folder) -> None:
