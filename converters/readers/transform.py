@@ -171,7 +171,7 @@ class Transform:
         else:
             top = np.broadcast_to((heights - height) // 2, count)
             left = np.broadcast_to((widths - width) // 2, count)
-        flipped = random.integers(1 + self.param.mirror, size=count)
+        flipped = random.integers(2, size=count) if self.param.mirror else np.zeros(count, np.int64)
         return Places(top, left, flipped, height, width)
 
 
