@@ -283,7 +283,7 @@ class LmdbPages:
         last = np.append(leaves.firsts[1:], len(leaves)) - 1
         places = np.stack([leaves.firsts, last], axis=1).ravel()
         sizes = leaves.key_sizes[places]
-        if (sizes == len(last_key)).all():
+        if last_key and (sizes == len(last_key)).all():
             # Keys of one size compare as NumPy's strings, which leave out NULs at the end.
             keys = Extents(leaves.block, leaves.begins[places] - sizes, sizes).rows(len(last_key))
             ends = keys.view(f"S{len(last_key)}").ravel()
