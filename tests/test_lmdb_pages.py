@@ -87,17 +87,30 @@ def leaf(number: int, size: int, records: list[tuple[bytes, bytes]]) -> bytes:
     return bytes(page)
 
 
-@pytest.mark.parametrize("size", [512, 8192, 16384, 32768])
-def test_page_sizes_of_other_machines(tmp_path: Path, size: int) -> None:
-    """LMDB takes the page size of the machine that made the file, which the meta pages say."""
-    records = [(b"%04d" % number, b"value %d" % number) for number in range(10)]
+def write_one_leaf(folder: Path, size: int, records: list[tuple[bytes, bytes]]) -> None:
+    """A database by hand: two meta pages of that size and a leaf."""
     pages = []
     for number in range(2):
         meta = HEADER.pack(number, 0, META, 0, 0) + struct.pack("=IIQQ", 0xBEEFC0DE, 1, 0, 1 << 20)
         meta += struct.pack("=IHHQQQQQ", size, 0, 0, 0, 0, 0, 0, (1 << 64) - 1)
         meta += struct.pack("=IHHQQQQQ", 0, 0, 1, 0, 1, 0, len(records), 2)
         pages.append((meta + struct.pack("=QQ", 2, number)).ljust(size, b"\0"))
-    (tmp_path / "data.mdb").write_bytes(b"".join([*pages, leaf(2, size, records)]))
+    (folder / "data.mdb").write_bytes(b"".join([*pages, leaf(2, size, records)]))
+
+
+@pytest.mark.parametrize("size", [512, 8192, 16384, 32768])
+def test_page_sizes_of_other_machines(tmp_path: Path, size: int) -> None:
+    """LMDB takes the page size of the machine that made the file, which the meta pages say."""
+    records = [(b"%04d" % number, b"value %d" % number) for number in range(10)]
+    write_one_leaf(tmp_path, size, records)
+    with LmdbReader(tmp_path) as reader:
+        assert [(key, bytes(value)) for key, value in reader] == records
+
+
+def test_keys_that_damage_left_empty(tmp_path: Path) -> None:
+    """LMDB writes none, but a damaged size may say so."""
+    records = [(b"", b"value %d" % number) for number in range(3)]
+    write_one_leaf(tmp_path, 4096, records)
     with LmdbReader(tmp_path) as reader:
         assert [(key, bytes(value)) for key, value in reader] == records
 
