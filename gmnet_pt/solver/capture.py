@@ -109,6 +109,7 @@ class CapturedStep:
         tell: Callable[[str], None],
     ) -> None:
         self._step = step
+        step.updater.reads_rate = False
         self._rate = rate
         self._iteration = iteration
         self._graphs = graphs

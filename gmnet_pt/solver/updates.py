@@ -100,10 +100,12 @@ class Updater:
         self._groups = _grouped(self._params, lr_mults, decay_mults, solver.weight_decay)
         if any(group.decay for group in self._groups):
             _check_known(source, "regularization_type", solver.regularization_type, _REGULARIZERS)
+        # Whether the rate may be read as a number: no recording of the step can hold one.
+        self.reads_rate = True
         # 0-d: the global gradient norm before clipping (None without clip_gradients) …
         self.gradient_norm: Tensor | None = None
-        # … and what the last step subtracted, by parameter, in the memory of the gradients: Caffe's
-        # diffs after an update, which snapshot_diff writes.
+        # … and what the last step subtracted, by parameter, until the next: Caffe's diffs after an
+        # update, which snapshot_diff writes.
         self.updates: Tensors = []
 
     @torch.no_grad()
@@ -127,11 +129,46 @@ class Updater:
         self._follow_layouts()
         for group in self._groups:
             local = Step(rate * group.lr_mult, done, solver)
+            if self._sgd_in_one_pass(group, local):
+                continue
             for params, some, *history in _pieces(self._of(group, grads)):
                 normalize(some, solver.iter_size)
                 regularize(some, params, group.decay, solver.regularization_type)
                 self._rule(some, history, local)
                 torch._foreach_sub_(params, some)
+
+    def _sgd_in_one_pass(self, group: _Group, step: Step) -> bool:
+        """On a CPU, SGD as torch's own kernel, where that can be; False where nothing was done.
+
+        That kernel makes h ← μ·h + (1 − d)·(g + decay·w); w ← w − h: with d = 1 − η, Caffe's rule.
+        It takes η as a number, which a CPU has at hand.
+        """
+        solver = self._solver
+        params, grads, *history = self._of(group, self.updates)
+        l1 = group.decay and solver.regularization_type != "L2"
+        if solver.type != "SGD" or not solver.momentum or l1:
+            return False
+        if not self.reads_rate or step.rate.device.type != "cpu":
+            return False
+        for tensors in zip(params, grads, *history, strict=True):
+            if not all(map(_alike, tensors, tensors[1:])) or not _is_dense(tensors[0]):
+                return False
+        normalize(grads, solver.iter_size)
+        torch._fused_sgd_(
+            params,
+            grads,
+            history[0],
+            weight_decay=group.decay,
+            momentum=solver.momentum,
+            lr=1.0,
+            dampening=1 - float(step.rate),
+            nesterov=False,
+            maximize=False,
+            is_first_step=False,
+        )
+        for place, subtracted in zip(group.places, history[0], strict=True):
+            self.updates[place] = subtracted
+        return True
 
     def _follow_layouts(self) -> None:
         """Lay history out as the parameters are now: mixed layouts take several times as long."""
@@ -223,6 +260,11 @@ def _pieces(lists: list[Tensors]) -> Iterator[list[Tensors]]:
                 part, size = [[] for _ in lists], 0
     if part[0]:
         yield part
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Whether both are float32 with values that belong together at one place of their memories."""
+    return one.stride() == other.stride() and one.dtype == other.dtype == torch.float32
 
 
 def _is_dense(tensor: Tensor) -> bool:
