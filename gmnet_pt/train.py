@@ -88,6 +88,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--strict", action="store_true", help="a layer that no weights file has is an error")
     add("--device", help="cpu, cuda or cuda:N; otherwise solver_mode and device_id decide")
     add("--precision", choices=list(PRECISIONS), default="fp32", help="fp32 follows Caffe")
+    compiling = "run the loss through torch.compile: it takes minutes first, and a compiler"
+    add("--compile", action="store_true", help=compiling)
     capture = "record an iteration as a CUDA graph and replay it (default: on; a CPU has none)"
     add("--capture", choices=["on", "off"], default="on", help=capture)
     kept = "of the device for records, as 2G; 0 streams (default: half a GPU's free, none on a CPU)"
@@ -121,6 +123,7 @@ def solver_choice(args: argparse.Namespace) -> SolverChoice:
         stages=args.stage,
         strict=args.strict,
         precision=args.precision,
+        compile=args.compile,
         capture=args.capture == "on",
         layout=args.layout,
         data_memory=args.data_memory,

@@ -194,6 +194,24 @@ def test_no_iteration_waits_for_the_device(
     assert (solver._captured and solver._captured._recording) is recording
 
 
+def test_compiled_kernels_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same losses without dropout; with it masks of their own, which a resumed run draws too."""
+    pytest.importorskip("triton")
+    monkeypatch.chdir(tmp_path)
+    everything(tmp_path, "snapshot: 10")
+    dropout = 'layer { name: "drop" type: "Dropout" bottom: "conv" top: "conv" }'
+    assert dropout in EVERYTHING
+    (tmp_path / "net.prototxt").write_text(EVERYTHING.replace(dropout, ""))
+    found, wanted = (losses(run(True, "snapshot=0", compile=one)) for one in (True, False))
+    assert found == pytest.approx(wanted, rel=1e-3)
+    (tmp_path / "net.prototxt").write_text(EVERYTHING)
+    whole = losses(run(True, "base_lr=0", compile=True))
+    assert len(set(whole)) == len(whole)
+    state = "out/s_iter_10.solverstate"
+    resumed = losses(run(True, "base_lr=0", "snapshot=0", compile=True, snapshot=state))
+    assert resumed == pytest.approx(whole[10:], rel=1e-5)
+
+
 def test_another_batch_size_in_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     everything(tmp_path)

@@ -235,6 +235,13 @@ class CaffeNet(nn.Module):
         """As `graph_module`, with the loss before the outputs."""
         return self.graph(Variant(tuple(self.outputs), loss=True))
 
+    def ordered(self, inputs: Inputs) -> list[Tensor]:
+        """Inputs as `graph_module` and `loss_module` take them: in their order, type and device.
+
+        Takes and raises what `forward` does.
+        """
+        return self._tensors(inputs, {})
+
     def graph(self, variant: Variant) -> fx.GraphModule:
         """A graph over the net's layers, made once.
 

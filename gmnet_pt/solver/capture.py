@@ -132,11 +132,11 @@ class CapturedStep:
         if (known := self._fingerprint()) != self._known:
             self._begin(known)
         shapes = _shapes(feeds)
-        obstacle = self._obstacle or _unfit(feeds)
-        if obstacle is None and self._recording and shapes != self._recording.shapes:
-            obstacle = f"other input shapes than those recorded ({_in_words(feeds)})"
-        if obstacle is not None:
-            self._uncaptured(obstacle)
+        why = self._obstacle or _unfit(feeds)
+        if why is None and self._recording and shapes != self._recording.shapes:
+            why = f"other input shapes than those recorded ({_in_words(feeds)})"
+        if why is not None:
+            self._uncaptured(why)
             return None
         if self._recording is None:
             if self._warm < WARM_UP:
@@ -149,7 +149,9 @@ class CapturedStep:
     def _begin(self, known: tuple[Any, ...]) -> None:
         """Forget the recording; `known` is what the next one will be of."""
         self._known, self._warm, self._recording = known, 0, None
-        self._obstacle = _obstacle(self._step.net, self._debug)
+        self._obstacle = (
+            "debug_info shows each layer's values" if self._debug else obstacle(self._step.net)
+        )
 
     def _fingerprint(self) -> tuple[Any, ...]:
         """What a recording has fixed: the graph, which changes with hooks, modes, memory."""
@@ -206,10 +208,10 @@ class CapturedStep:
         self._step.updater.updates, self._step.updater.gradient_norm = updates, norm
         return passed._replace(loss=passed.loss.clone())
 
-    def _uncaptured(self, obstacle: str) -> None:
-        if obstacle not in self._told:
-            self._told.add(obstacle)
-            self._tell(f"Iterations run without a CUDA graph: {obstacle}.")
+    def _uncaptured(self, why: str) -> None:
+        if why not in self._told:
+            self._told.add(why)
+            self._tell(f"Iterations run without a CUDA graph: {why}.")
 
 
 def _shapes(feeds: Sequence[Feed]) -> tuple[Any, ...]:
@@ -235,10 +237,8 @@ def _unfit(feeds: Sequence[Feed]) -> str | None:
     return None
 
 
-def _obstacle(net: CaffeNet, debug: bool) -> str | None:
-    """Why an iteration of `net` is more than work for the device; names the layer."""
-    if debug:
-        return "debug_info shows each layer's values"
+def obstacle(net: CaffeNet) -> str | None:
+    """Why a pass of `net` is more than work for the device; names the layer."""
     for key, own in net.keyed_modules():
         if own.layer.needs_host:
             return f'layer "{key}" ({own.layer.type}) {own.layer.needs_host}'

@@ -44,6 +44,7 @@ from gmnet_pt.solver import not_finite, solver_file, testing
 from gmnet_pt.solver import snapshot as snapshots
 from gmnet_pt.solver.batches import Batches
 from gmnet_pt.solver.capture import CapturedStep, CudaGraphs, Graphs
+from gmnet_pt.solver.compiled import CompiledLoss
 from gmnet_pt.solver.debug_info import show_forward_backward
 from gmnet_pt.solver.device import choose_device
 from gmnet_pt.solver.lr_policy import rate_policy
@@ -134,6 +135,9 @@ class Solver:
             source,
         )
         self.training = TrainingStep(self.net, self.updater, self.device, self.precision)
+        if choice.compile:
+            self._tell("The loss runs through torch.compile: the first iterations take long.")
+            self._compile()
         # What the step is given, filled anew each iteration: the device need not wait for them.
         self._rate_now = torch.zeros((), device=self.device)
         self._iteration_now = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -176,6 +180,10 @@ class Solver:
             self._update()
         return loss
 
+    def _compile(self, backend: str = "inductor") -> None:
+        """Let torch.compile make one program of the loss, and another of its gradient."""
+        self.training.loss = CompiledLoss(self.net, self._tell, backend)
+
     def _capture(self, graphs: Graphs) -> None:
         """Let `graphs` record an iteration, and run it from there."""
         self._captured = CapturedStep(
@@ -184,8 +192,11 @@ class Solver:
             self._iteration_now,
             graphs,
             self.param.debug_info,
-            lambda line: self.show(Message(line)),
+            self._tell,
         )
+
+    def _tell(self, line: str) -> None:
+        self.show(Message(line))
 
     def _accumulate(self, inputs: Feed | None, debug: bool = False) -> Passed:
         """Forward and backward; a captured iteration has its update behind it too."""
@@ -211,7 +222,9 @@ class Solver:
     def _train_feed(self, inputs: Feed | None) -> Feed:
         self._last_feed = feed = self._fed[0].next() if inputs is None else inputs
         if self.layout is None:
-            run = partial(self.training.forward_backward, feed)
+            # Layer by layer: two formats would have to be compiled.
+            plain = TrainingStep(self.net, self.updater, self.device, self.precision)
+            run = partial(plain.forward_backward, feed)
             chosen = layouts.choose(self.net, self.device, run)
             self._lay_out(chosen.name)
             self.show(Message(f"Memory layout: {chosen.name} ({chosen.reason})."))

@@ -49,6 +49,7 @@ class SolverChoice:
         overrides: FIELD=VALUE settings of the solver file.
         level, stages: added to the file's train_state.
         precision: "fp32", "tf32" or "bf16".
+        compile: the loss goes through torch.compile, which takes time and a compiler at first.
         capture: on a GPU, an iteration is recorded as a CUDA graph where that can be.
         layout: "contiguous", "channels_last", or "auto": what a snapshot says, else what is faster.
         data_memory: bytes of the device for records of Data layers, which stay there where they
@@ -66,6 +67,7 @@ class SolverChoice:
     stages: Sequence[str] = ()
     strict: bool = False
     precision: str = "fp32"
+    compile: bool = False
     capture: bool = True
     layout: str = "auto"
     data_memory: int | None = None

@@ -19,6 +19,7 @@ from gmnet_pt.solver.precision import FP32, Precision
 from gmnet_pt.solver.updates import Updater
 
 Feed = Mapping[str, Any]
+Loss = Callable[[Feed], tuple[Tensor, dict[str, Tensor]]]
 
 
 class Passed(NamedTuple):
@@ -38,6 +39,8 @@ class TrainingStep:
         self.updater = updater
         self.device = device
         self.precision = precision
+        self.loss: Loss = net.loss
+        """What computes loss and outputs of a feed; another may compute the same."""
 
     def __call__(self, feeds: Iterable[Feed], rate: Tensor, iteration: Tensor) -> Passed:
         """A whole iteration on iter_size feeds; `accumulate`, then `update`."""
@@ -70,7 +73,7 @@ class TrainingStep:
         """One pass on `feed` (an array or tensor by input name); its gradients are added up."""
         with self.precision.kernels():
             with self.precision.autocast(self.device):
-                loss, outputs = self.net.loss(feed)
+                loss, outputs = self.loss(feed)
             if loss.requires_grad:
                 # Its operations keep the types of forward, whatever the caller is in.
                 with FP32.autocast(self.device):

@@ -1,0 +1,126 @@
+"""gmnet_pt.solver.compiled: the loss through torch.compile trains as the net itself does."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from golden_case import GOLDEN
+from test_bad_input import Folder
+from test_capture import FILTER, Run, assert_same, hook, noise, run
+from test_resume import EVERYTHING, NET, random_folder
+from test_solver import SETTINGS
+
+from converters.errors import SolverError
+from gmnet_pt import Solver
+from gmnet_pt.log.events import Message
+
+WITHOUT_DROPOUT = NET.replace(
+    'layer { name: "drop" type: "Dropout" bottom: "conv" top: "conv" }\n', ""
+)
+# What every compiler's result must be: sums in another order.
+CLOSE = 1e-5
+
+
+@pytest.fixture(autouse=True)
+def begin_anew() -> None:
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
+    monkeypatch.chdir(tmp_path)
+    made = random_folder(tmp_path)
+    made.write_solver("SGD", "out/s", "momentum: 0.9", 40)
+    return made
+
+
+@pytest.fixture
+def compiler() -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("needs a C++ compiler")
+
+
+def compiled(backend: str, path: str | Path = "solver.prototxt", **settings: Any) -> Run:
+    """A run whose loss goes through one of torch.compile's backends; "aot_eager" needs nothing."""
+    made = run(path, False, **settings)
+    made.solver._compile(backend)
+    return made
+
+
+def lines(one: Run) -> list[str]:
+    return [e.text for e in one.told if isinstance(e, Message) and "compile" in e.text]
+
+
+@pytest.mark.parametrize("name", SETTINGS[::5])
+def test_golden_runs(name: str) -> None:
+    folder = GOLDEN / "solvers" / name
+    arrays = dict(np.load(folder / "golden.npz"))
+    made = compiled("aot_eager", folder / "solver.prototxt", weights=folder / "init.caffemodel")
+    pairs = zip(arrays["data"], arrays["label"])
+    feeds = ({"data": torch.from_numpy(x), "label": torch.from_numpy(y)} for x, y in pairs)
+    losses = [float(made.solver.step(feed)) for feed in feeds]
+    assert losses == pytest.approx(arrays["loss"], rel=CLOSE)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert not lines(made)
+
+
+def test_generated_kernels(compiler: None, folder: Folder) -> None:
+    """BatchNorm's statistics, two passes a step, and a recording of the kernels."""
+    (folder.path / "net.prototxt").write_text(WITHOUT_DROPOUT)
+    overrides = ["iter_size=2"]
+    made = run("solver.prototxt", False, overrides=overrides, compile=True)
+    plain = run("solver.prototxt", False, overrides=overrides)
+    for _ in range(6):
+        loss, other = made.solver.step(), plain.solver.step()
+        assert float(loss) == pytest.approx(float(other), rel=CLOSE)
+    for one, other in zip(made.solver.net.learnable, plain.solver.net.learnable, strict=True):
+        assert (one - other).abs().max() <= CLOSE * other.abs().max().clamp(min=1)
+    assert lines(made) == ["The loss runs through torch.compile: the first iterations take long."]
+
+
+def test_a_resumed_run_is_the_run_that_never_stopped(compiler: None, folder: Folder) -> None:
+    """Bit for bit, with the masks that the kernels draw."""
+    whole = run("solver.prototxt", False, compile=True)
+    whole.solver.step(5)
+    state = whole.solver.snapshot()
+    whole.solver.step(5)
+    resumed = run("solver.prototxt", False, compile=True, snapshot=state)
+    resumed.solver.step(5)
+    assert_same(whole.solver, resumed.solver)
+
+
+@pytest.mark.parametrize("change", ["Filter", "hook"])
+def test_what_cannot_be_compiled_runs_as_it_is(change: str, folder: Folder) -> None:
+    (folder.path / "net.prototxt").write_text(EVERYTHING + FILTER * (change == "Filter"))
+    made, plain = compiled("aot_eager"), run("solver.prototxt", False)
+    for one in (made, plain):
+        if change == "hook":
+            hook(one.solver)
+        one.solver.step(3)
+    assert_same(made.solver, plain.solver)
+    layer = 'layer "choose" (Filter) has tops' if change == "Filter" else 'layer "fc" carries a'
+    (line,) = lines(made)
+    assert line.startswith(f"Iterations run uncompiled: {layer}")
+
+
+def test_another_batch_size(folder: Folder) -> None:
+    (folder.path / "net.prototxt").write_text(WITHOUT_DROPOUT)
+    made, plain = compiled("aot_eager"), run("solver.prototxt", False)
+    for items in (5, 3, 5):
+        losses = [float(one.solver.step(noise(items))) for one in (made, plain)]
+        assert losses[0] == pytest.approx(losses[1], rel=CLOSE)
+
+
+def test_no_compiler_is_said(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor import config
+
+    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
+    monkeypatch.setattr(config, "force_disable_caches", True)
+    with pytest.raises(SolverError, match=r"torch.compile fails .*; train without --compile"):
+        Solver("solver.prototxt", device="cpu", compile=True).step()
