@@ -53,6 +53,7 @@ class Run(NamedTuple):
 def run(path: str | Path, captured: bool, *arguments: Any, **settings: Any) -> Run:
     told: list[Event] = []
     solver = Solver(path, *arguments, device="cpu", show=told.append, **settings)
+    solver.updater.reads_rate = False  # as on a device
     graphs = StandInGraphs() if captured else None
     if graphs is not None:
         solver._capture(graphs)
