@@ -19,7 +19,7 @@ import torch
 from golden_case import GoldenCase, relative_error
 from test_layers import CASES, PHASES
 from test_meta import NEED_HOST
-from test_resume import EVERYTHING, blobs, random_folder
+from test_resume import EVERYTHING, NET, blobs, random_folder
 from test_solver import RUNS, SETTINGS, Setting, check_whole_run
 
 from gmnet_pt import Solver
@@ -195,16 +195,16 @@ def test_no_iteration_waits_for_the_device(
 
 
 def test_compiled_kernels_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same losses without dropout; with it masks of their own, which a resumed run draws too."""
+    """The same losses without dropout; with it masks of their own, as in a resumed run."""
     pytest.importorskip("triton")
     monkeypatch.chdir(tmp_path)
     everything(tmp_path, "snapshot: 10")
     dropout = 'layer { name: "drop" type: "Dropout" bottom: "conv" top: "conv" }'
-    assert dropout in EVERYTHING
-    (tmp_path / "net.prototxt").write_text(EVERYTHING.replace(dropout, ""))
+    assert dropout in NET
+    (tmp_path / "net.prototxt").write_text(NET.replace(dropout, ""))
     found, wanted = (losses(run(True, "snapshot=0", compile=one)) for one in (True, False))
     assert found == pytest.approx(wanted, rel=1e-3)
-    (tmp_path / "net.prototxt").write_text(EVERYTHING)
+    (tmp_path / "net.prototxt").write_text(NET)
     whole = losses(run(True, "base_lr=0", compile=True))
     assert len(set(whole)) == len(whole)
     state = "out/s_iter_10.solverstate"

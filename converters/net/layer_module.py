@@ -77,7 +77,9 @@ class LayerModule(nn.Module):
     @property
     def state(self) -> dict[str, Tensor]:
         """State kept between forwards, by name."""
-        return {name: getattr(self, _scratch(name)) for name in self._state_names}
+        # No blobs: they are not counted, which compiled code would be made anew for each time.
+        kept: dict[str, Any] = self._buffers
+        return {name: kept[_scratch(name)] for name in self._state_names}
 
     def __getattr__(self, name: str) -> Any:
         self.__dict__["given"] += 1

@@ -60,7 +60,7 @@ class CompiledLoss:
         return total, dict(zip(self._net.outputs, outputs))
 
     def _prepared(self, graph: torch.nn.Module) -> Compiled | None:
-        if why := obstacle(self._net):
+        if why := obstacle(self._net) or _remembers(self._net):
             self._tell(f"Iterations run uncompiled: {why}.")
             return None
         compiled: Any = torch.compile(graph, backend=self._backend, dynamic=False)
@@ -72,3 +72,15 @@ class CompiledLoss:
         from torch._dynamo.exc import TorchDynamoException
 
         return TorchDynamoException
+
+
+def _remembers(net: CaffeNet) -> str | None:
+    """The layer whose state a pass reads and overwrites, if there is one.
+
+    The compiler leaves out the copy that is made of it for the backward pass, whose gradients are
+    wrong then (seen with torch 2.13). A state without axes only tells device and type.
+    """
+    for key, module in net.keyed_modules():
+        if any(kept.dim() for kept in module.state.values()):
+            return f'layer "{key}" ({module.layer.type}) keeps a state from pass to pass'
+    return None
