@@ -130,19 +130,12 @@ class Trained(NamedTuple):
     accuracy: float
 
 
-def train(
-    session: Session,
-    name: str,
-    limit: float,
-    *options: str,
-    batch: int = 64,
-    program: Sequence[str] = ("-m", "gmnet_pt.train"),
-) -> Done:
+def train(session: Session, name: str, limit: float, *options: str, batch: int = 64) -> Done:
     """A run of bua on the synthetic CIFAR-10, into runs/NAME of the scratch folder."""
     net = _net(session, batch)
     prefix = f"snapshot_prefix=runs/{name}/bua"
     options = ("--device", session.device, "--log", "caffe", "--set", prefix, *options)
-    return session.child(limit, *program, net, *options)
+    return session.child(limit, "-m", "gmnet_pt.train", net, *options)
 
 
 def _set(settings: Sequence[str]) -> list[str]:
@@ -199,18 +192,23 @@ def _trained(session: Session, name: str) -> Trained:
     )
 
 
+EPOCHS = (
+    # precision, batch, further options
+    ("fp32", 64, ()),
+    ("tf32", 64, ()),
+    ("bf16", 64, ()),
+    ("bf16", 64, ("--capture", "off")),
+    ("bf16", 512, ("--data-memory", "0")),
+    ("bf16", 512, ()),
+    ("bf16", 512, ("--compile",)),
+)
+
+
 def epochs(session: Session) -> Iterator[Finding]:
-    """An epoch of synthetic CIFAR-10 in each precision, captured and not; 300 epochs from it."""
-    for precision, capture, batch in (
-        ("fp32", "on", 64),
-        ("fp32", "off", 64),
-        ("tf32", "on", 64),
-        ("bf16", "on", 64),
-        ("bf16", "off", 64),
-        ("bf16", "on", 512),
-    ):
-        name = f"{precision}_{capture}_{batch}"
-        what = f"an epoch, {precision}, batch {batch}, capture {capture}"
+    """An epoch of synthetic CIFAR-10 in each precision and some ways; 300 epochs from it."""
+    for number, (precision, batch, options) in enumerate(EPOCHS):
+        name = f"epoch{number}"
+        what = f"an epoch, {' '.join((precision, f'batch {batch}', *options))}"
         rounds = -(-session.images // batch)
         settings = (
             f"max_iter={rounds}",
@@ -220,8 +218,8 @@ def epochs(session: Session) -> Iterator[Finding]:
             "snapshot=0",
             "snapshot_after_train=false",
         )
-        chosen = ("--precision", precision, "--capture", capture, *_set(settings))
-        done = train(session, name, 45, *chosen, batch=batch)
+        given = ("--precision", precision, *options, *_set(settings))
+        done = train(session, name, 120 if "--compile" in options else 45, *given, batch=batch)
         if done.status != 0:
             yield Finding(what, done.last, False)
             continue
@@ -266,40 +264,9 @@ def _weights(file: Path) -> np.ndarray:
     return np.concatenate([np.asarray(blob, np.float64).ravel() for blob in blobs])
 
 
-SEARCHING = """
-import sys, torch
-torch.backends.cudnn.benchmark = True
-from gmnet_pt.train import main
-sys.exit(main())
-"""
-
-
-def variants(session: Session) -> Iterator[Finding]:
-    """What would be faster: memory formats, and cuDNN's search among its algorithms."""
-    settings = (
-        "max_iter=300",
-        "test_interval=300",
-        "test_iter=1",
-        "display=20",
-        "snapshot=0",
-        "snapshot_after_train=false",
-    )
-    programs = {"": ("-m", "gmnet_pt.train"), ", cuDNN searches": ("-c", SEARCHING)}
-    for precision in ("fp32", "bf16"):
-        for layout in ("contiguous", "channels_last"):
-            for label, program in programs.items():
-                name = f"{precision}_{layout}{len(label)}"
-                chosen = ("--precision", precision, "--layout", layout, *_set(settings))
-                done = train(session, name, 40, *chosen, program=program)
-                found = done.last
-                if done.status == 0:
-                    found = f"{1000 * _trained(session, name).iteration:.2f} ms an iteration"
-                yield Finding(f"{precision}, {layout}{label}", found, done.status == 0)
-
-
 def bench(session: Session) -> Iterator[Finding]:
     """Rows of `python -m bench` for this device, the most wanted first, each in its own process."""
-    for row in ("bua-64-bf16", "bua-64-fp32", "bua-512-bf16", "bua-64-tf32"):
+    for row in ("bua-64-bf16", "bua-512-bf16", "bua-64-fp32"):
         file = session.out / f"bench-{row}.json"
         given = ("--device", session.device, "--out", str(file), "--budget", "5")
         done = session.child(120, "-m", "bench", f"cuda:{row}", *given)
@@ -312,7 +279,7 @@ def bench(session: Session) -> Iterator[Finding]:
 
 
 PARTS: dict[str, Callable[[Session], Iterator[Finding]]] = {
-    part.__name__: part for part in (machine, tests, resume, epochs, bench, variants)
+    part.__name__: part for part in (machine, tests, resume, epochs, bench)
 }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from golden_case import GOLDEN
+from small_net import load_layer
 from test_bad_input import Folder
 from test_capture import FILTER, Run, assert_same, hook, noise, run
 from test_resume import EVERYTHING, NET, random_folder
@@ -82,6 +83,19 @@ def test_generated_kernels(compiler: None, folder: Folder) -> None:
     for one, other in zip(made.solver.net.learnable, plain.solver.net.learnable, strict=True):
         assert (one - other).abs().max() <= CLOSE * other.abs().max().clamp(min=1)
     assert lines(made) == ["The loss runs through torch.compile: the first iterations take long."]
+
+
+@pytest.mark.parametrize("windows", ["pad: 1", "pad: 0", "pad: 2"])
+def test_means_over_windows_that_reach_beyond(windows: str, compiler: None) -> None:
+    """Where torch's own compiled gradient is wrong: Caffe rounds the number of windows up."""
+    settings = f"pooling_param {{ pool: AVE kernel_size: 3 stride: 2 {windows} }}"
+    x = torch.randn(2, 3, 8, 7, requires_grad=True)
+    net = load_layer("Pooling", settings, x)
+    compiled = torch.compile(net.graph_module)
+    dy = torch.randn(net({"b0": x})["t0"].shape)
+    wanted = torch.autograd.grad(net({"b0": x})["t0"], x, dy)[0]
+    found = torch.autograd.grad(compiled(x)[0], x, dy)[0]
+    assert torch.allclose(found, wanted, rtol=0, atol=1e-6)
 
 
 def test_a_resumed_run_is_the_run_that_never_stopped(compiler: None, folder: Folder) -> None:

@@ -8,10 +8,12 @@ import numpy as np
 import oracle
 import pytest
 import torch
+import torch.nn.functional as F
 from oracle import Windows
 from small_net import load_layer, run_layer
 
 from converters.errors import ShapeError
+from converters.layers import gradients
 
 
 def settings(pool: str, w: Windows) -> str:
@@ -162,3 +164,18 @@ def test_ave_and_its_gradient_in_both_layouts(layout: torch.memory_format, w: Wi
     np.testing.assert_allclose(y.detach().numpy(), wanted, rtol=1e-12, atol=1e-14)
     assert y.is_contiguous(memory_format=layout)
     assert torch.autograd.gradcheck(lambda x: net({"b0": x})["t0"], x)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("tile", [(2, 2), (3, 1), (1, 4), (3, 4)])
+def test_means_of_tiles_as_a_gpu_takes_them(
+    tile: tuple[int, int], layout: torch.memory_format
+) -> None:
+    """Values, gradients and layout of torch's own."""
+    x = torch.randn(2, 3, 6, 8).contiguous(memory_format=layout).requires_grad_()
+    found, wanted = gradients.TileMeans.apply(x, tile), F.avg_pool2d(x, tile)
+    assert torch.equal(found, wanted)
+    dy = torch.randn_like(found)
+    mine, other = (torch.autograd.grad(y, x, dy)[0] for y in (found, wanted))
+    assert torch.equal(mine, other)
+    assert mine.is_contiguous(memory_format=layout)

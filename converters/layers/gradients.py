@@ -127,6 +127,33 @@ class Layout(Function):
         return back, None
 
 
+class TileMeans(Function):
+    """Means over tiles that cover (N, C, H, W), with the derivative that autograd would take.
+
+    A GPU writes it as one copy; torch's own kernel asks of each value which windows it lies in.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, tile: tuple[int, int]) -> Tensor:
+        """(N, C, H / h, W / w) for tiles (h, w), in the layout of x."""
+        ctx.tile, ctx.last = tile, x.is_contiguous(memory_format=torch.channels_last)
+        return torch.nn.functional.avg_pool2d(x, tile)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """dy / (h · w) all over its tile."""
+        (dy,), (down, across) = gradients, ctx.tile
+        dx = dy / (down * across)
+        if ctx.last:
+            rows = dx.permute(0, 2, 3, 1).unsqueeze(2).unsqueeze(4)
+            n, height, _, width, _, channels = rows.shape
+            whole = rows.expand(n, height, down, width, across, channels)
+            return whole.reshape(n, height * down, -1, channels).permute(0, 3, 1, 2), None
+        n, channels, height, width = dx.shape
+        whole = dx[..., None, :, None].expand(n, channels, height, down, width, across)
+        return whole.reshape(n, channels, height * down, -1), None
+
+
 class PythonCall(Function):
     """A user's Python layer, forward and backward, on NumPy copies of the tensors.
 
