@@ -374,7 +374,7 @@ class CaffeNet(nn.Module):
             self._check_shapes(tensors)
         if self.layout is torch.contiguous_format:
             return tensors
-        return [x.contiguous(memory_format=self.layout) if x.dim() == 4 else x for x in tensors]
+        return [_laid_out(x, self.layout) if x.dim() == 4 else x for x in tensors]
 
     def _by_name(self, inputs: Inputs, named: Mapping[str, Any]) -> Mapping[str, Any]:
         if inputs is None:
@@ -408,6 +408,17 @@ class CaffeNet(nn.Module):
         if shapes not in self._known_shapes:
             self.plan.check_shapes(dict(zip(self.inputs, shapes)))
             self._known_shapes.add(shapes)
+
+
+def _laid_out(x: Tensor, layout: torch.memory_format) -> Tensor:
+    """(N, C, H, W) in that format, by its strides too: kernels go by those.
+
+    One channel lies in memory as channels_last does, but with strides that torch takes for NCHW.
+    """
+    x = x.contiguous(memory_format=layout)
+    if x.shape[1] == 1 and layout is torch.channels_last:
+        return x.as_strided(x.shape, (x.shape[2] * x.shape[3], 1, x.shape[3], 1))
+    return x
 
 
 def lay_out(tensors: Iterable[Tensor], layout: torch.memory_format) -> None:

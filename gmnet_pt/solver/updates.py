@@ -264,7 +264,8 @@ def _pieces(lists: list[Tensors]) -> Iterator[list[Tensors]]:
 
 def _alike(one: Tensor, other: Tensor) -> bool:
     """Whether both are float32 with values that belong together at one place of their memories."""
-    return one.stride() == other.stride() and one.dtype == other.dtype == torch.float32
+    steps = zip(one.shape, one.stride(), other.stride(), strict=True)
+    return one.dtype == other.dtype == torch.float32 and all(n == 1 or a == b for n, a, b in steps)
 
 
 def _is_dense(tensor: Tensor) -> bool:
