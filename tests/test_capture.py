@@ -6,6 +6,7 @@ On a CPU, with a stand-in for CUDA graphs; test_gpu.py has the graphs themselves
 from __future__ import annotations
 
 import argparse
+import importlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,8 @@ Feed = Mapping[str, Any]
 @pytest.fixture(autouse=True)
 def as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """What looks at values on a CPU (labels, masks) is left out, as in code that is compiled."""
+    # First: it remembers the function by which it is recognised.
+    importlib.import_module("torch._dynamo")
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
 
 
