@@ -6,6 +6,7 @@ On a CPU, with a stand-in for CUDA graphs; test_gpu.py has the graphs themselves
 from __future__ import annotations
 
 import argparse
+import importlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from converters.errors import SolverError
 from gmnet_pt import Solver, train
 from gmnet_pt.log.events import Display, Event, Message, MultiStep, Scores
 from gmnet_pt.solver.capture import WARM_UP
+from gmnet_pt.solver.precision import PRECISIONS
 
 Feed = Mapping[str, Any]
 
@@ -31,6 +33,8 @@ Feed = Mapping[str, Any]
 @pytest.fixture(autouse=True)
 def as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """What looks at values on a CPU (labels, masks) is left out, as in code that is compiled."""
+    # First: it remembers the function by which it is recognised.
+    importlib.import_module("torch._dynamo")
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
 
 
@@ -332,7 +336,22 @@ def laid_out(solver: Solver) -> None:
     solver._lay_out("channels_last")
 
 
-@pytest.mark.parametrize("change", [frozen, evaluating, elsewhere, laid_out])
+def history_elsewhere(solver: Solver) -> None:
+    solver.updater.history[:] = [x.clone() for x in solver.updater.history]
+
+
+def state_elsewhere(solver: Solver) -> None:
+    solver.net.layers["rnn"].state_h = solver.net.layers["rnn"].state["h"].clone()
+
+
+def rounded(solver: Solver) -> None:
+    solver.training.precision = PRECISIONS["bf16"]
+
+
+CHANGES = [frozen, evaluating, elsewhere, laid_out, history_elsewhere, state_elsewhere, rounded]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_what_a_recording_has_fixed_is_recorded_anew(
     change: Callable[[Solver], None], folder: Folder
 ) -> None:
