@@ -60,7 +60,7 @@ demo: $(READY)  ## train a small GM-Net on handwritten digits, without any downl
 	@test -d lmdb/digits_train -a -d lmdb/digits_test || $(BIN)/python -m converters lmdb digits
 	@$(BIN)/python -m prototxt_gen bua --dataset digits --width 0.25 --dropout 0 \
 	--moving-average-fraction 0.9 --random-seed 1 --force
-	@$(BIN)/python -m gmnet_pt.train prototxt/$(DEMO)/net.prototxt --device cpu $(ARGS)
+	@$(BIN)/python -m gmnet_pt.train prototxt/$(DEMO)/net.prototxt --device cpu --layout channels_last $(ARGS)
 	@$(BIN)/python -m gmnet_pt.demo runs/$(DEMO)/train.jsonl
 	@echo "Data: lmdb/digits_train, lmdb/digits_test; net and solver: prototxt/$(DEMO)"
 
