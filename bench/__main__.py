@@ -11,11 +11,11 @@ import importlib
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.options import Measurements, Options
+from bench.options import Measurement, Measurements, Options
 from bench.results import Results, compare, default_path, read_results, write_results
 from bench.rows import table
 from converters.command_line.program import run_guarded
@@ -83,7 +83,7 @@ def main() -> int:
     return 0 if results.ok else 1
 
 
-def choose(names: Sequence[str], options: Options) -> dict[str, Measurements]:
+def choose(names: Sequence[str], options: Options) -> Mapping[str, Measurements]:
     """The measurements of each group that is meant, all of those of the device without names.
 
     Raises:
@@ -91,7 +91,7 @@ def choose(names: Sequence[str], options: Options) -> dict[str, Measurements]:
     """
     cuda = options.device.startswith("cuda")
     wanted = names or [name for name, group in GROUPS.items() if group.cuda == cuda]
-    chosen: dict[str, dict[str, object]] = {}
+    chosen: dict[str, dict[str, Measurement]] = {}
     for whole in wanted:
         name, _, row = whole.partition(":")
         if name not in GROUPS:
@@ -103,10 +103,10 @@ def choose(names: Sequence[str], options: Options) -> dict[str, Measurements]:
         if row and row not in there:
             raise KeyError(f"no {whole}; there are {', '.join(there)}")
         chosen.setdefault(name, {}).update({row: there[row]} if row else there)
-    return chosen  # type: ignore[return-value]
+    return chosen
 
 
-def measure(chosen: dict[str, Measurements], device: str) -> Results:
+def measure(chosen: Mapping[str, Measurements], device: str) -> Results:
     """Run them all; what fails is noted, and the others go on."""
     results = Results.begin(device)
     for group, measurements in chosen.items():
@@ -131,7 +131,7 @@ def _tables(results: Results) -> str:
     return f"{text}\n{legend}{failed}"
 
 
-def _list(chosen: dict[str, Measurements]) -> None:
+def _list(chosen: Mapping[str, Measurements]) -> None:
     for name, measurements in chosen.items():
         print(f"{name:<10} {GROUPS[name].summary}")
         for row in measurements:

@@ -6,8 +6,8 @@ captured in one CUDA graph, its batches on the device. Samples end when the devi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 
 import torch
@@ -21,6 +21,7 @@ from bench.options import Measurements, Options
 from bench.rows import Row, alternate_for, fastest
 from bench.train_bench import batches, fresh, scratch
 from gmnet_pt import Solver
+from gmnet_pt.solver.precision import named_precision
 
 BATCHES = (64, 512)
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -54,14 +55,14 @@ def _row(case: Case, batch: int, precision: str, options: Options) -> Iterable[R
     ):
         make = fresh(case, solver)
         given = [Batch(x.to(device), y.to(device)) for x, y in batches(files)]
-        with hand_written_precision(precision):
+        with kernels(precision):
             ways, failed = _ways(case, make, given, precision, device)
             best, tried = fastest({name: _waited(way, device) for name, way in ways.items()})
-        solver.step(WARM_UP)
+        solver.step(WARM_UP + 2)  # the recording is among them
 
         def theirs() -> None:
             # Kernels were chosen when the step was captured; the switch matters to nothing else.
-            with hand_written_precision(precision):
+            with kernels(precision):
                 for _ in range(CALLS):
                     ways[best]()
                 torch.cuda.synchronize(device)
@@ -85,29 +86,16 @@ def _row(case: Case, batch: int, precision: str, options: Options) -> Iterable[R
         ).in_milliseconds()
 
 
-def hand_written_precision(precision: str) -> AbstractContextManager[object]:
-    """Matrix products and convolutions in TF32, or not, for as long as the block lasts."""
-    return _TensorFloat32(precision != "fp32")
-
-
-class _TensorFloat32:
-    def __init__(self, on: bool) -> None:
-        self.on = on
-
-    def __enter__(self) -> None:
-        self._before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-        self._set(self.on, self.on)
-        self._benchmark = torch.backends.cudnn.benchmark
-        torch.backends.cudnn.benchmark = True
-
-    def __exit__(self, *reason: object) -> None:
-        self._set(*self._before)
-        torch.backends.cudnn.benchmark = self._benchmark
-
-    @staticmethod
-    def _set(matmul: bool, cudnn: bool) -> None:
-        torch.backends.cuda.matmul.allow_tf32 = matmul
-        torch.backends.cudnn.allow_tf32 = cudnn
+@contextmanager
+def kernels(precision: str) -> Iterator[None]:
+    """The kernels that our side uses, and cuDNN's search among them."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        with named_precision(precision).kernels():
+            yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def _ways(

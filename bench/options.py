@@ -21,5 +21,7 @@ class Options(NamedTuple):
     """Seconds of alternation that a row of steps or passes may take."""
 
 
-Measurements = Mapping[str, Callable[[], Iterable[Row]]]
-"""What a group measures by name; each is called once and yields its rows."""
+Measurement = Callable[[], Iterable[Row]]
+"""Called once, yields its rows."""
+Measurements = Mapping[str, Measurement]
+"""What a group measures, by name."""

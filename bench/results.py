@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
@@ -44,14 +42,9 @@ class Results:
     @classmethod
     def begin(cls, device: str) -> Self:
         """Where and with what is about to be measured."""
-        from gmnet_pt.log.provenance import commit_of, describe_hardware
+        from gmnet_pt.log.provenance import commit_of, describe_hardware, describe_versions
 
-        versions = {"python": platform.python_version()}
-        for package in PACKAGES:
-            try:
-                versions[package] = metadata.version(package)
-            except metadata.PackageNotFoundError:
-                versions[package] = ""
+        versions = describe_versions(PACKAGES)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         return cls(now, commit_of(Path(__file__)), describe_hardware(device), versions, {}, {})
 

@@ -104,7 +104,7 @@ def alternate(
     for _ in range(warmup):
         ours()
         yardstick()
-    return _rounds((lambda: seconds(ours), lambda: seconds(yardstick)), repeats)
+    return rounds((lambda: seconds(ours), lambda: seconds(yardstick)), repeats)
 
 
 def alternate_for(
@@ -124,7 +124,7 @@ def alternate_for(
         lambda: _settled(ours, calls[0]),
         lambda: _settled(yardstick, calls[1]),
     )
-    return _rounds(settled, repeats)
+    return rounds(settled, repeats)
 
 
 def _settled(action: Action, calls: int) -> float:
@@ -132,9 +132,10 @@ def _settled(action: Action, calls: int) -> float:
     return seconds(action, calls)
 
 
-def _rounds(
+def rounds(
     sides: tuple[Callable[[], float], Callable[[], float]], repeats: int
 ) -> tuple[Measure, Measure]:
+    """Samples of both sides in alternation; who goes first changes every round."""
     taken: tuple[list[float], list[float]] = ([], [])
     order = list(zip(sides, taken, strict=True))
     for round_ in range(repeats):

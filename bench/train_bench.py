@@ -8,7 +8,7 @@ memory layout, kind of SGD.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -89,9 +89,8 @@ def _jpeg(case: Case, options: Options) -> Iterable[Row]:
         compressed.step(2)
         plain.step(2)
         ours, yardstick = alternate_for(options.budget, compressed.step, plain.step)
-        stream = feeds(load_net(files.net, phase="TRAIN"))
-        decoding = seconds(lambda: next(stream), 4 * RECORDS)
-        stream.close()  # type: ignore[attr-defined]
+        with closing(feeds(load_net(files.net, phase="TRAIN"))) as stream:
+            decoding = seconds(lambda: next(stream), 4 * RECORDS)
         yield Row(
             f"training step, {case.name}, batch {case.batch}, JPEG records; our own on pixels",
             ours,

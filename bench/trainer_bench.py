@@ -18,7 +18,7 @@ from pathlib import Path
 from bench.cases import CASES, Case, Training
 from bench.options import Measurements, Options
 from bench.processes import environment
-from bench.rows import Measure, Row, seconds
+from bench.rows import Row, rounds, seconds
 from bench.train_bench import batches, scratch
 from converters.errors import DataError
 from gmnet_pt import Solver
@@ -60,32 +60,29 @@ def _bare(case: Case) -> Iterable[Row]:
                 solver.step(feed)
 
         calls = max(1, ITERATIONS // (2 * len(feeds)))
-        ours, bare = [], []
-        for _ in range(ROUNDS):
-            ours.append(trained(files))
-            bare.append(seconds(steps, calls) / len(feeds))
+        ours, bare = rounds(
+            (lambda: trained(files), lambda: seconds(steps, calls) / len(feeds)), ROUNDS
+        )
         yield Row(
             f"iteration of the trainer, {case.name}, batch {case.batch}; its bare step",
-            Measure(tuple(ours)),
-            Measure(tuple(bare)),
+            ours,
+            bare,
             BOUND,
-            note=f"{1 / Measure(tuple(ours)).median:.1f} iterations/s",
+            note=f"{1 / ours.median:.1f} iterations/s",
         ).in_milliseconds()
 
 
 def _caffe_train(case: Case, binary: Path) -> Iterable[Row]:
     with scratch(case, solver=f"{SOLVER} solver_mode: CPU") as files:
-        ours, theirs = [], []
-        for _ in range(ROUNDS):
-            ours.append(trained(files))
-            theirs.append(trained_by_caffe(binary, files))
-        rates = [1 / Measure(tuple(side)).median for side in (ours, theirs)]
+        ours, theirs = rounds(
+            (lambda: trained(files), lambda: trained_by_caffe(binary, files)), ROUNDS
+        )
         yield Row(
             f"iteration of the trainer, {case.name}, batch {case.batch}; caffe train",
-            Measure(tuple(ours)),
-            Measure(tuple(theirs)),
+            ours,
+            theirs,
             CAFFE_BOUND,
-            note=f"{rates[0]:.1f} and {rates[1]:.1f} iterations/s",
+            note=f"{1 / ours.median:.1f} and {1 / theirs.median:.1f} iterations/s",
         ).in_milliseconds()
 
 
@@ -93,14 +90,14 @@ def _caffe_time(case: Case, binary: Path, budget: float) -> Iterable[Row]:
     """Our whole step, update and reading included, beside Caffe's forward and backward alone."""
     with scratch(case) as files, Solver(files.solver, device="cpu") as solver:
         solver.step(2)
-        ours, theirs = [], []
-        for _ in range(ROUNDS):
-            theirs.append(timed_by_caffe(binary, files))
-            ours.append(seconds(solver.step, max(2, int(budget / 6 / theirs[-1]))))
+        calls = max(2, int(budget / 6 / seconds(solver.step)))
+        ours, theirs = rounds(
+            (lambda: seconds(solver.step, calls), lambda: timed_by_caffe(binary, files)), ROUNDS
+        )
         yield Row(
             f"training step, {case.name}, batch {case.batch}; caffe time, forward and backward",
-            Measure(tuple(ours)),
-            Measure(tuple(theirs)),
+            ours,
+            theirs,
             1.0,
         ).in_milliseconds()
 

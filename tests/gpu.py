@@ -56,7 +56,7 @@ class Done(NamedTuple):
         return f"{lines[-1][:160]}{'' if self.status is not None else ' … its time was up'}"
 
 
-class Session:
+class Call:
     """One call of this program: its folders, its device, and the time that is left."""
 
     def __init__(self, out: Path, scratch: Path, args: argparse.Namespace) -> None:
@@ -98,17 +98,17 @@ class Session:
         return done
 
 
-def machine(session: Session) -> Iterator[Finding]:
+def machine(call: Call) -> Iterator[Finding]:
     """Python, torch, the device."""
-    done = session.child(60, "-c", MACHINE.replace("DEVICE", repr(session.device)))
+    done = call.child(60, "-c", MACHINE.replace("DEVICE", repr(call.device)))
     yield Finding("machine", " ".join(done.output.split("\n")[:2]) or done.last, done.status == 0)
 
 
-def tests(session: Session) -> Iterator[Finding]:
+def tests(call: Call) -> Iterator[Finding]:
     """The tests marked gpu: goldens, captured and not, random numbers, waiting, resume, demo."""
     marked = [str(f) for f in sorted(Path(__file__).parent.glob("test_*.py")) if _is_marked(f)]
     options = ("-m", "gpu", "-rf", "--durations=8", "-p", "no:cacheprovider", f"--rootdir={ROOT}")
-    done = session.child(210, "-m", "pytest", *options, *marked)
+    done = call.child(210, "-m", "pytest", *options, *marked)
     yield Finding("tests marked gpu", done.last, done.status == 0 and "passed" in done.last)
     failed = [line for line in done.output.splitlines() if line.startswith("FAILED")]
     yield from (Finding("", line[:160], False) for line in failed[:20])
@@ -130,31 +130,31 @@ class Trained(NamedTuple):
     accuracy: float
 
 
-def train(session: Session, name: str, limit: float, *options: str, batch: int = 64) -> Done:
+def train(call: Call, name: str, limit: float, *options: str, batch: int = 64) -> Done:
     """A run of bua on the synthetic CIFAR-10, into runs/NAME of the scratch folder."""
-    net = _net(session, batch)
+    net = _net(call, batch)
     prefix = f"snapshot_prefix=runs/{name}/bua"
-    options = ("--device", session.device, "--log", "caffe", "--set", prefix, *options)
-    return session.child(limit, "-m", "gmnet_pt.train", net, *options)
+    options = ("--device", call.device, "--log", "caffe", "--set", prefix, *options)
+    return call.child(limit, "-m", "gmnet_pt.train", net, *options)
 
 
 def _set(settings: Sequence[str]) -> list[str]:
     return [part for setting in settings for part in ("--set", setting)]
 
 
-def _net(session: Session, batch: int) -> str:
+def _net(call: Call, batch: int) -> str:
     """The net for batches of this size, generated once, on a data set made once."""
     folder = f"nets{batch}"
-    if not (session.scratch / "lmdb").exists():
-        _make_cifar(session.scratch / "lmdb", session.images)
-    if not (session.scratch / folder).exists():
+    if not (call.scratch / "lmdb").exists():
+        _make_cifar(call.scratch / "lmdb", call.images)
+    if not (call.scratch / folder).exists():
         chosen = ("bua", "--dataset", "cifar10", "--out", folder, "--batch", str(batch))
-        plain = ("--width", str(session.width), "--random-seed", "1")
+        plain = ("--width", str(call.width), "--random-seed", "1")
         mean = ("--moving-average-fraction", "0.9")
-        done = session.child(60, "-m", "prototxt_gen", *chosen, *plain, *mean)
+        done = call.child(60, "-m", "prototxt_gen", *chosen, *plain, *mean)
         if done.status != 0:
             raise RuntimeError(f"prototxt_gen: {done.last}")
-    return str(next((session.scratch / folder).rglob("net.prototxt")))
+    return str(next((call.scratch / folder).rglob("net.prototxt")))
 
 
 def _make_cifar(folder: Path, images: int) -> None:
@@ -173,9 +173,9 @@ def _make_cifar(folder: Path, images: int) -> None:
                     writer.put(b"%08d" % place, encode_datum(image, int(label)))
 
 
-def _trained(session: Session, name: str) -> Trained:
+def _trained(call: Call, name: str) -> Trained:
     """Read a run's train.jsonl; iterations are timed from the first display behind the 100th."""
-    lines = (session.scratch / "runs" / name / "train.jsonl").read_text().splitlines()
+    lines = (call.scratch / "runs" / name / "train.jsonl").read_text().splitlines()
     events = [json.loads(line) for line in lines]
     shown = [e for e in events if e["event"] == "Display" and e["speed"] is not None]
     last = len(shown) - 1
@@ -204,26 +204,26 @@ EPOCHS = (
 )
 
 
-def epochs(session: Session) -> Iterator[Finding]:
+def epochs(call: Call) -> Iterator[Finding]:
     """An epoch of synthetic CIFAR-10 in each precision and some ways; 300 epochs from it."""
     for number, (precision, batch, options) in enumerate(EPOCHS):
         name = f"epoch{number}"
         what = f"an epoch, {' '.join((precision, f'batch {batch}', *options))}"
-        rounds = -(-session.images // batch)
+        rounds = -(-call.images // batch)
         settings = (
             f"max_iter={rounds}",
             f"test_interval={rounds}",
-            f"test_iter={session.images // 500}",
+            f"test_iter={call.images // 500}",
             f"display={max(1, rounds // 40)}",
             "snapshot=0",
             "snapshot_after_train=false",
         )
         given = ("--precision", precision, *options, *_set(settings))
-        done = train(session, name, 120 if "--compile" in options else 45, *given, batch=batch)
+        done = train(call, name, 120 if "--compile" in options else 45, *given, batch=batch)
         if done.status != 0:
             yield Finding(what, done.last, False)
             continue
-        run = _trained(session, name)
+        run = _trained(call, name)
         minutes = 300 * (rounds * run.iteration + run.test) / 60
         good = bool(np.isfinite(run.loss)) and run.accuracy > 0.5
         yield Finding(
@@ -235,7 +235,7 @@ def epochs(session: Session) -> Iterator[Finding]:
         )
 
 
-def resume(session: Session) -> Iterator[Finding]:
+def resume(call: Call) -> Iterator[Finding]:
     """A run of 30 iterations, the same again, and its second half from a snapshot.
 
     The step between them, as parts of the way that the weights went: a wrong mask or batch is near
@@ -246,11 +246,11 @@ def resume(session: Session) -> Iterator[Finding]:
     states = {"again": None, "resumed": "runs/whole/bua_iter_15.solverstate"}
     for name, state in {"whole": None, **states}.items():
         given = ("--snapshot", state) if state else ()
-        done = train(session, name, 60, *options, *given)
+        done = train(call, name, 60, *options, *given)
         if done.status != 0:
             yield Finding(f"resume: {name} run", done.last, False)
             return
-    runs = session.scratch / "runs"
+    runs = call.scratch / "runs"
     half, whole = (_weights(runs / "whole" / f"bua_iter_{n}.caffemodel") for n in (15, 30))
     again, resumed = (_weights(runs / name / "bua_iter_30.caffemodel") for name in states)
     way = np.linalg.norm(whole - half)
@@ -264,12 +264,12 @@ def _weights(file: Path) -> np.ndarray:
     return np.concatenate([np.asarray(blob, np.float64).ravel() for blob in blobs])
 
 
-def bench(session: Session) -> Iterator[Finding]:
+def bench(call: Call) -> Iterator[Finding]:
     """Rows of `python -m bench` for this device, the most wanted first, each in its own process."""
     for row in ("bua-64-bf16", "bua-512-bf16", "bua-64-fp32"):
-        file = session.out / f"bench-{row}.json"
-        given = ("--device", session.device, "--out", str(file), "--budget", "5")
-        done = session.child(120, "-m", "bench", f"cuda:{row}", *given)
+        file = call.out / f"bench-{row}.json"
+        given = ("--device", call.device, "--out", str(file), "--budget", "5")
+        done = call.child(120, "-m", "bench", f"cuda:{row}", *given)
         lines = [line for line in done.output.splitlines() if line.strip(" |-")]
         measured = [line for line in lines if "training step" in line]
         # A bound is a target here; what could not be measured is a failure.
@@ -278,7 +278,7 @@ def bench(session: Session) -> Iterator[Finding]:
         )
 
 
-PARTS: dict[str, Callable[[Session], Iterator[Finding]]] = {
+PARTS: dict[str, Callable[[Call], Iterator[Finding]]] = {
     part.__name__: part for part in (machine, tests, resume, epochs, bench)
 }
 
@@ -299,24 +299,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     found: list[tuple[str, float, Finding]] = []
     with tempfile.TemporaryDirectory(prefix="gpu") as scratch:
-        session = Session(args.out.resolve(), Path(scratch), args)
-        session.log.write_text("", encoding="utf-8")
+        call = Call(args.out.resolve(), Path(scratch), args)
+        call.log.write_text("", encoding="utf-8")
         for name in args.parts or PARTS:
             start = time.monotonic()
             print(f"{name} …", flush=True)
-            for finding in _guarded(session, PARTS[name]):
+            for finding in _guarded(call, PARTS[name]):
                 found.append((name, time.monotonic() - start, finding))
                 print(f"  {_row(*found[-1])[1:]}", flush=True)
             # Each time: whatever ends this program, what was found is there.
-            _write(session.out, found)
+            _write(call.out, found)
     print(f"\n{_table(found)}")
     return 1 if any(finding.good is False for _, _, finding in found) else 0
 
 
-def _guarded(session: Session, part: Callable[[Session], Iterator[Finding]]) -> Iterator[Finding]:
+def _guarded(call: Call, part: Callable[[Call], Iterator[Finding]]) -> Iterator[Finding]:
     """The findings of a part, an exception of its own among them."""
     try:
-        yield from part(session)
+        yield from part(call)
     except Exception as error:  # noqa: BLE001 (the other parts are to run)
         yield Finding(part.__name__, f"{type(error).__name__}: {error}", False)
 

@@ -21,6 +21,7 @@ import torch
 from test_bad_input import Folder
 from test_resume import EVERYTHING, NET, assert_same, blobs, random_folder
 
+from converters.command_line.program import run_guarded
 from converters.environment import Environment
 from converters.errors import SolverError
 from converters.prototxt.text import parse_net
@@ -387,6 +388,23 @@ def test_an_error_of_all_is_told_once(folder: Folder) -> None:
     assert ended.statuses == [1, 1]
     (line,) = errors(ended)
     assert "Nothing" in line
+
+
+def fails_in_turn() -> int:
+    """Each with an error of its own, process 1 a second behind process 0."""
+
+    def run() -> int:
+        with joined() as processes:
+            time.sleep(processes.rank)
+            raise SolverError("broken")
+
+    return run_guarded(run)
+
+
+def test_an_error_is_told_once_however_late_the_others_fail(tmp_path: Path) -> None:
+    ended = Pair(tmp_path, fails_in_turn).wait()
+    assert ended.statuses == [1, 1]
+    assert errors(ended) == ["error: process 0: broken"]
 
 
 def test_each_process_has_a_gpu_of_its_own(folder: Folder) -> None:

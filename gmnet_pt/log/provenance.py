@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -15,14 +16,19 @@ from gmnet_pt.log.events import Run
 
 def describe_run(solver_text: str, device: str, precision: str) -> Run:
     """The run's first event: the resolved solver, our commit, package versions, the device."""
-    packages = ("gmnet-caffe", "torch", "numpy", "protobuf", "lmdb")
+    versions = describe_versions(("gmnet-caffe", "torch", "numpy", "protobuf", "lmdb"))
+    return Run(solver_text, commit_of(Path(__file__)), versions, device, precision)
+
+
+def describe_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Python's version and that of each package, empty for one that is absent."""
     versions = {"python": platform.python_version()}
     for package in packages:
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             versions[package] = ""
-    return Run(solver_text, commit_of(Path(__file__)), versions, device, precision)
+    return versions
 
 
 def commit_of(file: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -187,7 +187,7 @@ def closing(sources: Sequence[AnySource]) -> Iterator[Sequence[AnySource]]:
             source.close()
 
 
-def feeds(net: CaffeNet, seed: int | None = None) -> Iterator[dict[str, Tensor]]:
+def feeds(net: CaffeNet, seed: int | None = None) -> Generator[dict[str, Tensor], None, None]:
     """Batches of the net's own data layers, by top name on its device, without end.
 
     `seed` decides crops, mirrors and shuffles. Closing the iterator closes the files.

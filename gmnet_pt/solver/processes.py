@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -31,6 +32,10 @@ _BUCKET = 8 << 20
 """Numbers that travel together: 32 MiB of float32."""
 _ERROR = "gmnet_pt/error"
 """Where the first process that fails leaves word."""
+_SEEN = "gmnet_pt/seen/"
+"""Where each leaves, by its number, that it has looked there."""
+_FOR_THE_OTHERS = timedelta(seconds=5)
+"""How long the first process stays for them; the others learn of an error by its connections."""
 
 
 class LostProcessError(SolverError):
@@ -145,9 +150,17 @@ class Processes:
         text = f"process {self.rank}: {str(error) or type(error).__name__}"
         try:
             found = self.store.compare_set(_ERROR, "", text) if self.store else b""
+            if self.store:
+                self.store.set(f"{_SEEN}{self.rank}", "")
         except RuntimeError:
             return True
         return found == text.encode()
+
+    def wait_for_the_others(self) -> None:
+        """Behind an error, keep the store, which is in process 0, until all have looked there."""
+        if self.leads and self.store is not None:
+            with suppress(RuntimeError):
+                self.store.wait([f"{_SEEN}{rank}" for rank in range(self.count)], _FOR_THE_OTHERS)
 
 
 def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
@@ -196,6 +209,8 @@ def joined() -> Iterator[Processes]:
     except BaseException as error:
         told = not processes.is_first_to_tell(error)
         _leave(after_an_error=True)
+        if not isinstance(error, LostProcessError):  # whoever is lost looks nowhere
+            processes.wait_for_the_others()
         if not isinstance(error, CaffeError):
             raise
         if told:

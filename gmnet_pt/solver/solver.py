@@ -142,9 +142,11 @@ class Solver:
         self._rate_now = torch.zeros((), device=self.device)
         self._iteration_now = torch.zeros((), dtype=torch.float64, device=self.device)
         self._captured: CapturedStep | None = None
-        # Gradients are averaged in the middle of an iteration, which a recording has no place for.
-        if choice.capture and self.device.type == "cuda" and self.processes.count == 1:
-            self._capture(CudaGraphs(self.device))
+        if choice.capture and self.device.type == "cuda":
+            if self.processes.count == 1:
+                self._capture(CudaGraphs(self.device))
+            else:
+                show(Message("Iterations run without a CUDA graph: several processes average."))
         self._begin_window(0.0)
         self._stop = self._debug_train = False
         self._requests = no_request

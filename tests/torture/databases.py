@@ -6,6 +6,7 @@ next one goes on behind it. `python -m tests.torture.databases KIND FIRST COUNT`
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import shutil
@@ -40,7 +41,7 @@ _PAGE = 4096
 def tallies(scale: float, part: int = 0) -> Iterator[child.Tally]:
     """500 damaged files of each kind at scale 1. Each part has other damage."""
     for kind in [_LMDB + command for command in _COMMANDS] + [f for f in FORMATS if f != "LMDB"]:
-        yield attack(kind, part * FILES, max(1, round(FILES * scale)))
+        yield attack(kind, part * FILES, math.ceil(FILES * scale))
 
 
 def attack(kind: str, first: int, count: int) -> child.Tally:

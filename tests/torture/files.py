@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import random
 import re
@@ -69,8 +70,8 @@ def tallies(scale: float, part: int = 0) -> Iterator[Tally]:
         folder = Path(name)
         prepare(folder)
         for kind in KINDS:
-            yield _damage(folder, kind, part * FILES, max(1, round(FILES * scale)))
-        yield _kills(folder, max(1, round(KILLS * scale)))
+            yield _damage(folder, kind, part * FILES, math.ceil(FILES * scale))
+        yield _kills(folder, math.ceil(KILLS * scale))
 
 
 def prepare(folder: Path) -> None:

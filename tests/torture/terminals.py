@@ -8,6 +8,7 @@ stopped; of two writers one is refused.
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import pty
 import random
@@ -57,7 +58,7 @@ def tallies(scale: float, part: int = 0) -> Iterator[Tally]:
     rng = random.Random(11 + part)
 
     def times(number: int) -> range:
-        return range(max(1, round(number * scale)))
+        return range(math.ceil(number * scale))
 
     with TemporaryDirectory() as scratch:
         start = Path(scratch, "start")
