@@ -1,8 +1,6 @@
-"""`python -m gmnet_pt.classify DEPLOY WEIGHTS IMAGE…`: the likeliest classes of images.
+"""`gmnet classify`, `python -m gmnet_pt.classify`: the likeliest classes of images.
 
-An image becomes the net's input as in Caffe's example: its channels are those of the net (BGR, or
-gray), it is resized to the net's input, and the mean of each channel is subtracted. The lines
-are Caffe's too: probability and label. Source: Caffe
+`gmnet_pt.options.classify` has the options. Source: Caffe
 examples/cpp_classification/classification.cpp.
 """
 
@@ -25,13 +23,14 @@ import torch
 from numpy.typing import NDArray
 
 from converters.command_line.net_options import net_choice
-from converters.command_line.program import positive, run_program
+from converters.command_line.program import run_program
 from converters.errors import DataError, NetError
 from converters.records.images import opencv
 from gmnet_pt.image_input import read_channel_means, read_image
 from gmnet_pt.log.events import Message
 from gmnet_pt.log.open_log import open_log
-from gmnet_pt.net_command import OpenNet, add_options, open_net, use_threads
+from gmnet_pt.net_command import OpenNet, open_net, use_threads
+from gmnet_pt.options import classify as options
 from gmnet_pt.solver.precision import FP32
 
 
@@ -69,19 +68,6 @@ class Preprocessing:
         pixels = image.reshape(self.height, self.width, self.channels).astype(np.float32)
         result: NDArray[np.float32] = (pixels - self.mean) * np.float32(self.scale)
         return np.ascontiguousarray(result.transpose(2, 0, 1))[np.newaxis]
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
-    add = parser.add_argument
-    add("net", metavar="DEPLOY", help="a net prototxt with one Input and one output")
-    add("weights", metavar="WEIGHTS", help="caffemodels, comma-separated")
-    add("images", metavar="IMAGE", nargs="+", type=Path)
-    add("--mean", help="a .binaryproto, or a value for each channel: 104,117,123 (default: none)")
-    add("--labels", type=Path, help="a file with the name of each class on a line")
-    add("--top", type=positive, default=5, metavar="K", help="classes an image (5)")
-    add("--scale", type=float, default=1.0, help="the net's transform_param scale (1)")
-    add_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -171,7 +157,7 @@ def likeliest(scores: NDArray[np.float32], labels: Sequence[str], top: int) -> l
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and classify."""
-    return run_program("gmnet_pt.classify", __doc__, configure, run, argv)
+    return run_program("gmnet_pt.classify", options.__doc__, options.configure, run, argv)
 
 
 if __name__ == "__main__":
