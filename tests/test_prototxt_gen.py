@@ -587,11 +587,11 @@ def test_a_mean_file_of_other_channels_is_an_error() -> None:
 
 
 def test_unknown_names_name_what_may_be_meant() -> None:
-    with pytest.raises(GeneratorError, match="^unknown variant 'buc'; did you mean 'bub' or 'bua'"):
+    with pytest.raises(GeneratorError, match="unknown variant 'buc'; did you mean 'bub' or"):
         find_variant("buc")
     with pytest.raises(GeneratorError, match=r"'BUA'; did you mean 'bua'\?$"):
         find_variant("BUA")
-    with pytest.raises(GeneratorError, match="'resnet'; known are .* and 5 more"):
+    with pytest.raises(GeneratorError, match=r"'resnet'; known are .* and 5 more"):
         find_variant("resnet")
     with pytest.raises(
         GeneratorError, match=r"'cifar'; did you mean 'cifar10' .* known are cifar10, .*mnist"
