@@ -17,6 +17,7 @@ import torch
 from converters.command_line.net_options import add_python_option
 from converters.command_line.program import positive
 from converters.errors import DataError, SolverError
+from converters.memory import keep_freed
 from converters.net.caffe_net import CaffeNet
 from converters.net.choice import NetChoice
 from converters.net.plan import plan_net
@@ -73,6 +74,8 @@ def open_net(choice: NetChoice, wanted: str | None, show: Callable[[Event], None
     default = solver_device(pb.SolverParameter())
     device = default if wanted is None else named_device(wanted)
     show(device_message(device))
+    if device.type == "cpu":
+        keep_freed()
     net = CaffeNet(plan_net(choice))
     report = net.initialize(choice.weights, choice.strict)
     for file in choice.weights:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from converters.errors import SolverError
+from converters.memory import keep_freed
 from converters.net.caffe_net import CaffeNet, lay_out
 from converters.net.choice import Weights
 from converters.proto import caffe_pb2 as pb
@@ -115,6 +116,8 @@ class Solver:
         self.precision = named_precision(choice.precision)
         self.device, message = choose_device(self.param, choice.device)
         show(message)
+        if self.device.type == "cpu":
+            keep_freed()
         self.iter = 0
         self.current_step = 0
         self.processes = current()
