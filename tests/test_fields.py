@@ -178,6 +178,8 @@ def set_another(layer: pb.LayerParameter, path: str) -> None:
     field = holder.DESCRIPTOR.fields_by_name[name]
     if field.message_type is not None:
         getattr(holder, name).value = 7
+    elif field.is_repeated:
+        getattr(holder, name).append(7)
     elif field.enum_type is not None:
         now = getattr(holder, name)
         setattr(holder, name, next(v.number for v in field.enum_type.values if v.number != now))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import oracle
 from field_rows import H_AND_W, SIZES, WINDOWS, Row, over_axis_2
-from oracle import Windows
+from oracle import Array, Windows
 
-from fork_fields import Filled
+from converters.layers.registry import Shape
+from fork_fields import Filled, Refused
 
 OUTPUTS = {"DepthwiseConvolution": "num_output: 6", "ConvolutionDepthwise": ""}
 DILATED = Windows((2, 3), (2, 1), (1, 0), (2, 1))
@@ -63,4 +64,71 @@ FILLED = {
     (kind, f"convolution_param.{field}"): Filled("num_output: 2 kernel_size: 2", ((1, 2, 4, 4),), i)
     for kind in OUTPUTS
     for i, field in enumerate(("weight_filler", "bias_filler"))
+}
+
+
+def pooled(b: list[Array], mean: bool, k: Shape, s: Shape, p: Shape) -> list[Array]:
+    """Window by window; a mean is over what lies within image and padding."""
+    x = b[0]
+    size = x.shape[2:]
+    sizes = []
+    for n, kernel, stride, pad in zip(size, k, s, p):
+        windows = -(-(n + 2 * pad - kernel) // stride) + 1
+        sizes.append(windows - (pad > 0 and (windows - 1) * stride >= n + pad))
+    y = np.zeros((*x.shape[:2], *sizes))
+    for place in np.ndindex(*sizes):
+        starts = [i * stride - pad for i, stride, pad in zip(place, s, p)]
+        ends = [min(start + kernel, n + pad) for start, kernel, n, pad in zip(starts, k, size, p)]
+        inside = tuple(slice(max(0, a), min(e, n)) for a, e, n in zip(starts, ends, size))
+        window = x[(slice(None), slice(None), *inside)].reshape(*x.shape[:2], -1)
+        area = np.prod([e - a for a, e in zip(starts, ends)])
+        y[(slice(None), slice(None), *place)] = window.sum(2) / area if mean else window.max(2)
+    return [y]
+
+
+def dims(name: str, values: Shape) -> str:
+    return f"{name}_shape {{ {' '.join(f'dim: {value}' for value in values)} }}"
+
+
+K, S, P = (2, 3, 2), (1, 2, 3), (1, 0, 1)
+SHAPES = " ".join(map(dims, ("kernel", "stride", "pad"), (K, S, P)))
+
+ROWS += [
+    Row(
+        "NdConvolution",
+        "num_output bias_term group kernel_shape stride_shape pad_shape",
+        f"convolution_param {{ num_output: 4 bias_term: false group: 2 {SHAPES} }}",
+        ((2, 4, 3, 5, 4),),
+        lambda b, w: [oracle.convolve(b[0], w[0], np.zeros(4), Windows(K, S, P, (1, 1, 1)), 2)],
+    ),
+    *(
+        Row(
+            "NdPooling",
+            f"{'pool' if mean else ''} kernel_shape stride_shape pad_shape",
+            f"pooling_param {{ pool: {'AVE' if mean else 'MAX'} {SHAPES} }}",
+            ((2, 3, 3, 6, 5),),
+            lambda b, w, mean=mean: pooled(b, mean, K, S, P),
+        )
+        for mean in (False, True)
+    ),
+    Row(
+        "NdPooling",
+        "global_pooling",
+        f"pooling_param {{ pool: AVE global_pooling: true {dims('kernel', (1, 1))} }}",
+        ((2, 3, 4, 5),),
+        lambda b, w: [b[0].mean((2, 3), keepdims=True)],
+    ),
+]
+FILLED |= {
+    ("NdConvolution", f"convolution_param.{field}"): Filled(
+        f"num_output: 2 {dims('kernel', (2, 2))}", ((1, 2, 4, 4),), i
+    )
+    for i, field in enumerate(("weight_filler", "bias_filler"))
+}
+REFUSED = {
+    ("NdPooling", "STOCHASTIC"): Refused(
+        f"pooling_param {{ pool: STOCHASTIC {dims('kernel', (1, 1))} }}",
+        ((2, 3, 4, 5),),
+        "pool STOCHASTIC must be MAX or AVE",
+    )
 }
