@@ -34,27 +34,33 @@ class Meanings:
 
     def of(self, param: pb.LayerParameter) -> type[Layer] | None:
         """The class of a layer whose type has several meanings, None where it has one."""
-        meanings = MEANINGS.get(param.type)
-        if meanings is None:
+        if param.type not in MEANINGS:
             return None
-        for layer in (param, *self._layers.get(param.type, ())):
+        meaning, _ = self._decided(param)
+        return meaning
+
+    def tell(self, param: pb.LayerParameter) -> None:
+        """Say what the layer's type means here, in one line for all layers of which that is so."""
+        if param.type in MEANINGS:
+            meaning, reason = self._decided(param)
+            _tell(self._source, param.type, meaning.origin, reason)
+
+    def _decided(self, param: pb.LayerParameter) -> tuple[type[Layer], str]:
+        meanings = MEANINGS[param.type]
+        alike = (param, *self._layers.get(param.type, ()))
+        for layer in alike:
             for meaning in meanings:
                 if reason := meaning.told_by(layer):
-                    return self._told(param, meaning, reason)
-        for layer in (param, *self._layers.get(param.type, ())):
+                    return meaning, reason
+        for layer in alike:
             shapes = self._stored(layer.name)
-            for meaning in meanings if shapes is not None else ():
+            for meaning in () if shapes is None else meanings:
                 if meaning.fits_blobs(shapes or ()):
                     blobs = ", ".join(map(str, shapes or ())) or "none"
-                    return self._told(param, meaning, f"by its blobs in the weights: {blobs}")
-        return self._told(param, meanings[0], "nothing says another")
-
-    def _told(self, param: pb.LayerParameter, meaning: type[Layer], reason: str) -> type[Layer]:
-        _tell(self._source, param.type, meaning.origin, reason)
-        return meaning
+                    return meaning, f"by its blobs in the weights: {blobs}"
+        return meanings[0], "nothing says another"
 
 
 @cache
 def _tell(source: str, kind: str, origin: str, reason: str) -> None:
-    """One line for all layers of a net that are decided for one reason."""
     log.warning("%s: type %s is that of %s (%s)", source, kind, origin, reason)

@@ -214,6 +214,7 @@ class _Wiring:
 
     def add(self, param: pb.LayerParameter, environment: Environment) -> None:
         layer = make_layer(param, environment, self.meanings.of(param))
+        self.meanings.tell(param)
         _check_numbers(layer)
         bottoms = tuple(self._bottom(layer, name) for name in param.bottom)
         bottom_shapes = tuple(self.shapes[value] for value in bottoms)
