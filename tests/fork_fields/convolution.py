@@ -119,6 +119,23 @@ ROWS += [
         lambda b, w: [b[0].mean((2, 3), keepdims=True)],
     ),
 ]
+ROWS += [
+    Row(
+        "Pooling",
+        "pooling_param.ceil_mode",
+        "pooling_param { kernel_size: 2 stride: 3 ceil_mode: false }",
+        ((2, 3, 7, 6),),
+        # Floor: 2 windows a side where ceil has 3 and 3.
+        lambda b, w: [
+            np.block(
+                [
+                    [b[0][:, :, i : i + 2, j : j + 2].max((2, 3), keepdims=True) for j in (0, 3)]
+                    for i in (0, 3)
+                ]
+            )
+        ],
+    ),
+]
 FILLED |= {
     ("NdConvolution", f"convolution_param.{field}"): Filled(
         f"num_output: 2 {dims('kernel', (2, 2))}", ((1, 2, 4, 4),), i
