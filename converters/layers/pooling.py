@@ -203,6 +203,7 @@ class Pooling(Layer):
 
     tops = Count(1, 2)
     in_place = False
+    of_forks = ("pooling_param.ceil_mode",)
     ignored = {"pooling_param.engine": ENGINE}
     refused = {
         "padding with STOCHASTIC": "Caffe pads MAX and AVE alone",
@@ -253,7 +254,9 @@ class Pooling(Layer):
         """The geometry for an image of this size."""
         param = self.param.pooling_param
         kernel = size if param.global_pooling else self.kernel
-        floor = param.round_mode == pb.PoolingParameter.FLOOR
+        # Where forks have both, Caffe's own field wins.
+        by_fork = param.HasField("ceil_mode") and not param.HasField("round_mode")
+        floor = not param.ceil_mode if by_fork else param.round_mode == pb.PoolingParameter.FLOOR
         empty = param.pool == pb.PoolingParameter.MAX
         return PoolingWindows(kernel, self.stride, self.pad, floor, empty)
 

@@ -20,6 +20,7 @@ from converters.environment import find_file
 from converters.errors import CaffeError, SolverError
 from converters.net.choice import NetChoice, Weights, weight_files
 from converters.proto import caffe_pb2 as pb
+from converters.proto.forks import foreign
 from converters.prototxt.kind import is_solver
 from converters.prototxt.text import read_net, read_solver, read_text
 from converters.prototxt.upgrade import upgrade_net
@@ -27,6 +28,10 @@ from converters.raw_text import file_name, storable
 
 if TYPE_CHECKING:
     import torch
+
+
+FORKS: tuple[str, ...] = ()
+"""Fields of forks that the solver honours."""
 
 
 class SolverFile(NamedTuple):
@@ -182,6 +187,11 @@ def check(solver: pb.SolverParameter, source: str) -> None:
     Raises:
         SolverError: names the fields.
     """
+    for unknown in foreign(solver, FORKS, deep=False):
+        raise SolverError(
+            f"{source}: {unknown.path} is a setting of the fork {unknown.fork} that no solver here "
+            "knows"
+        )
     given = [n for n in ("net", "net_param", "train_net", "train_net_param") if solver.HasField(n)]
     if not given:
         raise SolverError(
