@@ -42,6 +42,7 @@ from gmnet_pt.log.events import (
 from gmnet_pt.log.open_log import Logs, open_log
 from gmnet_pt.log.provenance import commit_of
 from gmnet_pt.log.run_record import RunRecord, parse_record, record_line
+from gmnet_pt.log.runs import separate_runs, set_aside
 from gmnet_pt.log.tensorboard import TensorBoardLog
 from gmnet_pt.log.training_log import TrainingLog
 
@@ -158,7 +159,8 @@ def test_lines_parse_back() -> None:
     log = CaffeLog(stream)
     written(log, stream, EVENTS)
     kept = [event for event in EVENTS if isinstance(event, Display | Scores)]
-    assert parse_caffe_log(stream.getvalue()) == [Start("net", "step"), *kept]
+    resumed = Resume("x_iter_5.solverstate")
+    assert parse_caffe_log(stream.getvalue()) == [resumed, Start("net", "step"), *kept]
 
 
 def test_a_log_of_an_older_caffe_parses() -> None:
@@ -278,6 +280,87 @@ def test_open_log_writes_log_and_record_in_the_folder(
     assert parse_record((tmp_path / "train.jsonl").read_text()) == [Start("net", "fixed")]
     # Not a terminal here, so Caffe's lines.
     assert "] Learning Rate Policy: fixed" in capsys.readouterr().err
+
+
+def names(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def test_logs_of_earlier_runs_are_numbered_together(tmp_path: Path) -> None:
+    """The newest is .1; what one of the two lacks leaves a gap, so that numbers stay those of runs.
+
+    Devices and links to them are somebody's arrangement and stay.
+    """
+    both = ("train.log", "train.jsonl")
+    set_aside(tmp_path / "absent", both)
+    assert not (tmp_path / "absent").exists()
+    for run in "abc":
+        set_aside(tmp_path, both)
+        (tmp_path / "train.log").write_text(run)
+        if run != "b":
+            (tmp_path / "train.jsonl").write_text(run.upper())
+    assert names(tmp_path) == {
+        "train.log": "c",
+        "train.log.1": "b",
+        "train.log.2": "a",
+        "train.jsonl": "C",
+        "train.jsonl.2": "A",
+    }
+    for name in both:
+        (tmp_path / name).unlink()
+    (tmp_path / "train.log").symlink_to("/dev/full")
+    set_aside(tmp_path, both)
+    assert (tmp_path / "train.log").is_symlink()
+    assert not (tmp_path / "train.log.3").exists()
+
+
+def test_a_resumed_run_goes_on_in_the_logs_and_a_fresh_one_has_its_own(tmp_path: Path) -> None:
+    for resumed in (False, True, False):
+        with open_log("caffe", tmp_path, resumed=resumed) as log:
+            log.show(Start("net", "fixed"))
+    found = names(tmp_path)
+    counts = {name: text.count("\n") for name, text in found.items()}
+    assert counts == {"train.log": 3, "train.log.1": 6, "train.jsonl": 1, "train.jsonl.1": 2}
+    (tmp_path / "train.jsonl.2").mkdir()
+    (tmp_path / "train.jsonl.2" / "full").touch()
+    with pytest.raises(OutputError, match=r"train\.jsonl\.1: cannot be written"):
+        open_log("caffe", tmp_path)
+
+
+def number(iteration: int) -> Display:
+    return Display(iteration, 1.0)
+
+
+RUN, TEST = Run("base_lr: 1"), Scores(2, 0, (Output("accuracy", 0.5),))
+SEPARATED: list[tuple[str, list[list[Event]]]] = [
+    ("no start", [[number(0), TEST, number(1)]]),
+    ("two fresh ones", [[RUN, Start("n", ""), number(0), Stop()], [RUN, Start("n", ""), TEST]]),
+    ("Caffe's lines", [[Start("n", ""), number(0)], [Start("n", ""), number(0), number(1)]]),
+    ("resumed", [[RUN, Start("n", ""), number(9), RUN, Resume("s"), Start("n", "", 5), number(5)]]),
+    ("Caffe's, resumed", [[Start("n", ""), number(9), Resume("s"), Start("n", ""), number(5)]]),
+    ("as in 2014", [[Start("n", ""), number(9), Start("n", ""), Resume("s"), number(5)]]),
+    ("our record alone", [[Start("n", ""), number(9), Start("n", "", 5), number(5)]]),
+    ("failed before", [[RUN, Message("no"), RUN, Start("n", ""), number(0), RUN, Message("no")]]),
+    ("nothing", []),
+]
+
+
+@pytest.mark.parametrize("runs", [runs for _, runs in SEPARATED], ids=[n for n, _ in SEPARATED])
+def test_runs_in_one_log_are_told_apart(runs: list[list[Event]]) -> None:
+    assert separate_runs([event for run in runs for event in run]) == runs
+
+
+def test_a_log_without_numbers_has_no_run() -> None:
+    assert separate_runs([RUN, Message("no"), Start("n", "")]) == []
+
+
+def test_the_resumptions_of_caffes_logs_are_read() -> None:
+    lines = (
+        "caffe.cpp:235] Resuming from a b",
+        "solver.cpp:93] Restoring previous solver status from c",
+    )
+    text = "\n".join(f"I0210 13:39:22.381027 25210 {line}" for line in lines)
+    assert parse_caffe_log(text) == [Resume("a b"), Resume("c")]
 
 
 def test_logs_are_all_told_and_closed() -> None:
