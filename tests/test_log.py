@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import platform
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +21,7 @@ import pytest
 
 from converters.errors import MissingExtraError, OutputError
 from gmnet_pt.log import provenance
-from gmnet_pt.log.bar import BarLog
+from gmnet_pt.log.bar import BarLog, _duration, _moment
 from gmnet_pt.log.caffe_log import CaffeLog, Line, caffe_lines, glog, parse_caffe_log
 from gmnet_pt.log.events import (
     Advance,
@@ -257,18 +259,120 @@ def test_a_full_disk_and_a_bad_folder_are_clear_errors(
         log.show(Stop())
 
 
-def test_the_bar_shows_loss_rate_scores_and_progress() -> None:
-    stream = io.StringIO()
-    with BarLog(stream) as bar:
+class Clock:
+    """A time that the test sets."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Terminal(io.StringIO):
+    """A stream as wide as the test says; `last` is what stands in its last line."""
+
+    def last(self) -> str:
+        return self.getvalue().split("\r")[-1]
+
+
+@pytest.fixture
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BarLog, "_columns", lambda self: 197)
+
+
+def test_the_bar_shows_loss_rate_scores_and_progress(wide: None) -> None:
+    stream, clock = Terminal(), Clock()
+    with BarLog(stream, clock) as bar:
         for event in [*EVENTS[:-1], Advance(7)]:
             bar.show(event)
+        clock.now = 1
         bar.show(Display(7, 0.75, (), 0.02, Speed(1, 1, 1)))
-        shown = stream.getvalue().split("\r")[-1]
+        shown = stream.last()
     assert "7/10" in shown
-    for part in ("net:", "loss=0.75", "lr=0.02", "test accuracy=0.5", "test loss=1.25"):
+    for part in ("net:", " 70%|", "loss=0.75", "lr=0.02"):
+        assert part in shown
+    for part in ("test accuracy (net #1)=0.5", "test loss (net #1)=1.25"):
         assert part in shown
     assert "iteration 5, test (net #1): accuracy 0.5, loss 1.25" in stream.getvalue()
     assert "snapshot: x_iter_10.caffemodel, x_iter_10.solverstate" in stream.getvalue()
+
+
+def test_the_bar_has_the_loss_of_now_and_the_time_left(wide: None) -> None:
+    """4 iterations a second from the first on, which is not counted: it has waited for a test."""
+    stream, clock = Terminal(), Clock()
+    read: list[float] = []
+
+    def loss(value: float) -> Callable[[], float]:
+        def reading() -> float:
+            read.append(value)
+            return value
+
+        return reading
+
+    with BarLog(stream, clock) as bar:
+        bar.show(Start("n", "fixed", 0, 4000))
+        assert "0/4000 [? left]" in stream.last()
+        bar.show(Evaluation(0, 0))
+        assert "testing" in stream.last()
+        clock.now = 100
+        bar.show(Scores(0, 0, (Output("accuracy", 0.125),)))
+        clock.now += 1
+        bar.show(Advance(1, loss(8)))
+        assert "? left, loss=8, test accuracy=0.125" in stream.last()
+        bar.show(Display(1, 7.5, rate=0.5))
+        for iteration in range(2, 42):
+            clock.now += 0.25
+            bar.show(Advance(iteration, loss(iteration / 64)))
+        # 3959 iterations at 4 a second
+        assert "41/4000 [16:30 left, loss=0.640625, test accuracy=0.125, lr=0.5" in stream.last()
+        assert "4 iter/s, ends " in stream.last()
+        before = len(read)
+        for iteration in range(42, 1000):
+            bar.show(Advance(iteration, loss(0)))
+        # No loss is read, and so no GPU waited for, between two drawings.
+        assert len(read) == before
+    assert "999/4000" in stream.last()
+
+
+@pytest.mark.parametrize("columns", [20, 40, 80, 120, 200])
+def test_the_bar_fits_and_is_a_bar_at_any_width(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever there is to show: the bar keeps 12 columns, and the line 3 for a ^C."""
+    monkeypatch.setattr(os, "get_terminal_size", lambda handle: os.terminal_size((columns, 24)))
+    monkeypatch.setattr(Terminal, "fileno", lambda self: 2)
+    stream, clock = Terminal(), Clock()
+    scores = tuple(Output(f"loss{n}/{{top-{n}}}", n / 7) for n in range(9))
+    with BarLog(stream, clock) as bar:
+        bar.show(Start("A_Net_With_A_Rather_Long_Name {}", "fixed", 0, 450_000))
+        bar.show(Scores(0, 0, scores))
+        for iteration in (1, 200_000):
+            clock.now += 3600
+            bar.show(Advance(iteration, lambda: 1 / 3))
+        line = stream.last().rstrip()
+        assert len(line) <= max(columns - 3, 12)
+        if columns >= 80:
+            name, filled, right = re.split(r"\|", line)
+            assert len(filled) >= 12 and 0.3 < len(filled.rstrip(" ")) / len(filled) < 0.6
+            assert "200000/450000 [1:15:00 left" in right and right.endswith("]")
+            assert "A_Net" in name and "44%" in name
+        if columns == 200:
+            assert "loss=0.333333" in line and "test loss0/{top-0}=0" in line
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(7.4, "0:07"), (754, "12:34"), (3 * 3600, "3:00:00"), (12.125 * 86400, "12 d 3 h")],
+)
+def test_durations_are_short(seconds: float, text: str) -> None:
+    assert _duration(seconds) == text
+
+
+def test_an_end_on_another_day_has_its_date() -> None:
+    now = datetime(2024, 12, 31, 22, 30)
+    assert _moment(now, 3600) == "23:30"
+    assert _moment(now, 7200) == "2025-01-01 00:30"
 
 
 def test_open_log_writes_log_and_record_in_the_folder(
