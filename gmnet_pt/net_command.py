@@ -16,13 +16,12 @@ import torch
 
 from converters.command_line.net_options import add_python_option
 from converters.command_line.program import positive
-from converters.errors import DataError, SolverError
+from converters.errors import SolverError
 from converters.memory import keep_freed
 from converters.net.caffe_net import CaffeNet
 from converters.net.choice import NetChoice
 from converters.net.plan import plan_net
 from converters.proto import caffe_pb2 as pb
-from converters.readers.reader import READERS
 from gmnet_pt.log.events import Event, Finetune, Message
 from gmnet_pt.solver.batches import Batches, closing, open_net_batches
 from gmnet_pt.solver.device import device_message, named_device, solver_device
@@ -93,11 +92,5 @@ def opened_data(net: CaffeNet) -> Iterator[Sequence[Batches]]:
     Raises:
         DataError: a data layer's files are absent or damaged, or it reads none.
     """
-    for layer in net.plan.data_layers:
-        if layer.type not in READERS:
-            raise DataError(
-                f'{net.plan.source}: layer "{layer.name}" ({layer.type}) brings no data of its '
-                "own; a net with data layers is needed here, not a deploy net"
-            )
     with closing(open_net_batches(net)) as batches:
         yield batches

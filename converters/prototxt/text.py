@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 from converters.errors import PrototxtError
 from converters.formats.input_files import require_regular_file
 from converters.proto import caffe_pb2 as pb
+from converters.prototxt.kind import is_net, is_solver, net_of_solver
 from converters.raw_text import decoded
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
@@ -160,8 +161,19 @@ def text_of(content: bytes, source: str) -> str:
 
 
 def read_net(path: str | Path) -> pb.NetParameter:
-    """Read a net and bring an old one (V0, V1, `input:` fields …) to today's form."""
-    return parse_net(read_text(path), str(path))
+    """Read a net and bring an old one (V0, V1, `input:` fields …) to today's form.
+
+    Raises:
+        PrototxtError: it cannot be read or parsed, or is a solver.
+    """
+    text = read_text(path)
+    if is_solver(text):
+        named = net_of_solver(text)
+        net = f"; its net is {named}: give that, or" if named else ";"
+        raise PrototxtError(
+            f"{path}: is a solver where a net is wanted{net} train with `gmnet train {path}`"
+        )
+    return parse_net(text, str(path))
 
 
 def parse_net(text: str, source: str = "<text>") -> pb.NetParameter:
@@ -172,10 +184,20 @@ def parse_net(text: str, source: str = "<text>") -> pb.NetParameter:
 
 
 def read_solver(path: str | Path) -> pb.SolverParameter:
-    """Read a solver file; the old `solver_type` enum becomes `type`."""
+    """Read a solver file; the old `solver_type` enum becomes `type`.
+
+    Raises:
+        PrototxtError: it cannot be read or parsed, or is a net.
+    """
     from converters.prototxt.upgrade import upgrade_solver
 
-    return upgrade_solver(parse_text(read_text(path), pb.SolverParameter(), str(path)), str(path))
+    text = read_text(path)
+    if is_net(text):
+        raise PrototxtError(
+            f"{path}: is a net where a solver is wanted; `gmnet train {path} --solver SOLVER` "
+            "trains it"
+        )
+    return upgrade_solver(parse_text(text, pb.SolverParameter(), str(path)), str(path))
 
 
 def to_text(message: Message) -> str:
