@@ -16,6 +16,10 @@ from converters import load_net
 from converters.__main__ import COMMANDS
 from converters.command_line.program import run_subcommand
 from converters.layers.fields import to_markdown
+from converters.net.choice import NetChoice
+from converters.net.draw import draw_net
+from converters.net.draw_pages import write_page
+from converters.net.plan import plan_net
 from converters.records.datum import encode_datum
 from converters.records.lmdb_writer import create_lmdb
 
@@ -257,8 +261,8 @@ def test_draw_shows_every_layer_and_blob(net: Path, capsys: pytest.CaptureFixtur
         "small (TEST)",
         *("data: Input", "data 5×1×28×28"),
         *("conv: Convolution 5, 4", "bn: BatchNorm", "relu: ReLU", "conv 5×4×12×12"),
-        *("fc: InnerProduct", "fc 5×10"),
-        *("twin: InnerProduct", "twin 5×10", "mute: Silence"),
+        *("fc: InnerProduct 10", "fc 5×10"),
+        *("twin: InnerProduct 10", "twin 5×10", "mute: Silence"),
     ]
     edges = [path for path in root.iter(f"{space}path") if "marker-end" in path.attrib]
     assert len(edges) == 4
@@ -339,6 +343,79 @@ def test_draws_edges_go_from_bottom_to_top_around_what_they_pass(
                 assert y1 <= top + 1 < bottom - 1 <= y2
                 assert not left < x < right
     assert edges == {("d", "a"), ("a", "c"), ("c", "sum"), ("d", "sum"), ("a", "sum")}
+
+
+POOLS = """
+layer { name: "d" type: "Input" top: "d" input_param { shape { dim: 1 dim: 4 dim: 9 dim: 9 } } }
+layer { name: "a" type: "Pooling" bottom: "d" top: "a" pooling_param { kernel_size: 3 } }
+layer { name: "b" type: "Pooling" bottom: "d" top: "b"
+  pooling_param { pool: AVE kernel_h: 3 kernel_w: 5 stride: 2 } }
+layer { name: "c$" type: "Pooling" bottom: "d" top: "c"
+  pooling_param { pool: AVE global_pooling: true } }
+layer { name: "\\033[1m" type: "SPP" bottom: "d" top: "e" spp_param { pyramid_height: 2 } }
+"""
+
+
+@pytest.mark.parametrize(
+    ("suffix", "begins"),
+    [(".svg", b"<svg"), (".PNG", b"\x89PNG"), (".pdf", b"%PDF"), (".dot", b"digraph")],
+)
+def test_the_suffix_decides_how_a_net_is_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str, begins: bytes
+) -> None:
+    (tmp_path / "net.prototxt").write_text(POOLS)
+    out = tmp_path / f"x{suffix}"
+    assert run(capsys, "draw", tmp_path / "net.prototxt", out) == (0, f"{out}: 5 layers\n", "")
+    assert out.read_bytes().startswith(begins)
+    if begins.isalpha() or suffix == ".svg":
+        text = out.read_text()
+        for shown in (
+            *("a: Pooling MAX 3<", "b: Pooling AVE 3×5, s=2<", "c$: Pooling AVE global<"),
+            *("\\x1b[1m: SPP MAX, 2 levels<", "e 1×20<"),
+        ):
+            assert shown in text
+    else:
+        assert out.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(("name", "says"), [("x.gif", "as '.gif'"), ("x", "without a suffix")])
+def test_no_other_suffix_is_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, says: str
+) -> None:
+    (tmp_path / "net.prototxt").write_text(POOLS)
+    status, _, error = run(capsys, "draw", tmp_path / "net.prototxt", tmp_path / name)
+    assert status == 1
+    assert f"{name}: cannot be written {says}, only as .svg, .png, .pdf, .dot" in error
+    assert not (tmp_path / name).exists()
+
+
+def test_a_graph_has_an_edge_for_each_bottom(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "net.prototxt").write_text(SKIP)
+    assert run(capsys, "draw", tmp_path / "net.prototxt", tmp_path / "x.dot")[0] == 0
+    lines = (tmp_path / "x.dot").read_text().splitlines()
+    edges = {tuple(line.strip(" ;").split(" -> ")) for line in lines if " -> " in line}
+    boxes = [re.findall(r">([^<>]+)</td>", line) for line in lines if "<table" in line]
+    assert boxes[2] == ["c: Sigmoid", "&lt;&amp;&gt;: Dropout", "c 1×4×9×9"]
+    wanted = {(0, 1), (1, 2), (2, 3), (0, 3), (1, 3)}
+    assert edges == {(f"layer{source}", f"layer{target}") for source, target in wanted}
+
+
+def test_a_very_long_net_fits_on_a_page(tmp_path: Path) -> None:
+    """A PDF has no page above 14400 points."""
+    layers = "".join(
+        f'layer {{ name: "p{i}" type: "Power" bottom: "{i}" top: "{i + 1}" }}' for i in range(400)
+    )
+    (tmp_path / "net.prototxt").write_text(
+        'layer { name: "d" type: "Input" top: "0" input_param { shape { dim: 1 } } }' + layers
+    )
+    picture = draw_net(plan_net(NetChoice(str(tmp_path / "net.prototxt"))))
+    assert picture.height > 14400
+    write_page(picture, tmp_path / "x.pdf", "pdf")
+    (box,) = re.findall(rb"/MediaBox \[ 0 0 (\S+) (\S+) \]", (tmp_path / "x.pdf").read_bytes())
+    assert float(box[1]) == pytest.approx(14400)
+    assert float(box[0]) == pytest.approx(14400 * picture.width / picture.height, rel=1e-3)
 
 
 def test_layers_prints_or_writes_the_table(

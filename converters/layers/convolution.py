@@ -8,7 +8,16 @@ from collections.abc import Iterator, Sequence
 from types import EllipsisType
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
 
-from converters.layers.registry import ENGINE, BlobSpec, Count, Family, Layer, LayerState, Shape
+from converters.layers.registry import (
+    ENGINE,
+    BlobSpec,
+    Count,
+    Family,
+    Layer,
+    LayerState,
+    Shape,
+    extent,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -95,6 +104,9 @@ class _Convolving(Layer):
     w: Windows
     channel_axis: int
 
+    def detail(self) -> str:
+        return extent(self.w.kernel)
+
     def as_batch(self, x: Tensor) -> Tensor:
         """Flatten the axes before the channels into one; give at least one spatial axis."""
         if self.channel_axis != 1:
@@ -149,6 +161,10 @@ class _Weighted(_Convolving):
         if param.bias_term:
             specs.append(BlobSpec("bias", (self.out,), param.bias_filler))
         return specs
+
+    def detail(self) -> str:
+        parts = [extent(self.w.kernel), str(self.out), f"g={self.group}" if self.group > 1 else ""]
+        return ", ".join(filter(None, parts))
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         self.require_one_shape(bottoms)
