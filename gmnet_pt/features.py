@@ -84,7 +84,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         required=True,
-        help="X.npz, X.png, or LMDBs (X, X.lmdb): a folder for all, or a name a blob",
+        help="X.npz, X.png, or LMDBs (X, X.lmdb): a folder for all or a name a blob",
     )
     parser.add_argument("--iterations", type=positive, help="batches (default: the data once)")
     parser.add_argument("--images", type=positive, help="images of the data on a PNG (1)")
