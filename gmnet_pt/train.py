@@ -145,9 +145,10 @@ def _train(args: argparse.Namespace, signals: Signals, processes: Processes) -> 
     choice = solver_choice(args)
     param = choice.file.param
     prefix = file_name(param.snapshot_prefix)
+    folder = Path(prefix).parent
     with (
         sole_writer(prefix),  # before the log: it would be written into the other's
-        open_log(args.log, Path(prefix).parent, args.tensorboard)
+        open_log(args.log, folder, args.tensorboard, _continues(choice, folder))
         if processes.leads
         else Logs([]) as log,
     ):
@@ -162,6 +163,13 @@ def _train(args: argparse.Namespace, signals: Signals, processes: Processes) -> 
     if finished:
         return 0
     return 128 + (processes.largest(signals.received or 0) or signal.SIGINT)
+
+
+def _continues(choice: SolverChoice, folder: Path) -> bool:
+    """Whether the run goes on with one whose logs lie in `folder`."""
+    if choice.snapshot is None:
+        return False
+    return Path(choice.snapshot).parent.resolve() == folder.resolve()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

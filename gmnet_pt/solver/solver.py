@@ -352,7 +352,7 @@ class Solver:
         if display:
             self._display(outputs)
         self._update()
-        self.show(Advance(self.iter))
+        self.show(Advance(self.iter, lambda: float(self._smoothed.value)))
         request = self._requests()
         if (param.snapshot and self.iter % param.snapshot == 0) or request is Request.SNAPSHOT:
             self._snapshot_if_sound()
