@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import xml.etree.ElementTree as ElementTree
@@ -75,9 +76,90 @@ def test_summary_counts_parameters_and_multiply_adds(
     conv = next(line for line in out.splitlines() if line.startswith("conv "))
     assert conv.split() == [
         *("conv", "Convolution", "5×4×12×12", "4×1×5×5", "4", str(CONV)),
-        f"{5 * 4 * 12 * 12 * 25:,}",
+        *(f"{5 * 4 * 12 * 12 * 25:,}", "11.2KiB", f"{4 * CONV}B"),
     ]
+    # The tops of the data, conv and both products; BatchNorm and ReLU work in place. The weights of
+    # both products are one blob, and statistics count.
+    activations = 4 * 5 * (28 * 28 + 4 * 12 * 12 + 2 * 10) / 1024
+    weights = 4 * (CONV + 9 + FC + 20) / 1024
+    assert out.endswith(
+        f"\nmemory at batch 5: activations {activations:.1f}KiB, weights {weights:.1f}KiB\n"
+    )
     assert max(map(len, out.splitlines())) < 120
+
+
+def test_summary_sorts_its_rows(net: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def layers(key: str) -> list[str]:
+        _, out, _ = run(capsys, "summary", net, "--sort", key)
+        return [line.split()[0] for line in out.split("\n\n")[0].splitlines()[2:]]
+
+    assert layers("name") == ["bn", "conv", "data", "fc", "mute", "relu", "twin"]
+    assert layers("type")[:2] == ["bn", "conv"]
+    for key in ("parameters", "multiply-adds", "weights"):
+        assert layers(key)[:3] == (
+            ["conv", "fc", "twin"] if key == "multiply-adds" else ["fc", "twin", "conv"]
+        )
+    assert layers("activations")[:2] == ["data", "conv"]
+    assert layers("memory")[:3] == ["fc", "twin", "data"]
+
+
+def test_summary_as_csv(net: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "summary", net, "--csv", "--sort", "weights")
+    rows = list(csv.DictReader(out.splitlines()))
+    assert status == 0
+    assert len(rows) == 7
+    assert rows[0] == {
+        "net": "small",
+        "phase": "TEST",
+        "layer": "fc",
+        "type": "InnerProduct",
+        "top_shapes": "5×10",
+        "blob_shapes": f"10×{FC // 10} 10",
+        "parameters": str(FC + 10),
+        "statistics": "0",
+        "multiply_adds": str(5 * FC),
+        "activation_bytes": str(4 * 50),
+        "weight_bytes": str(4 * (FC + 10)),
+    }
+    assert {row["layer"]: row["statistics"] for row in rows}["bn"] == "9"
+
+
+def test_summary_of_a_solver_is_that_of_its_nets(
+    net: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    solver = net.with_name("solver.prototxt")
+    solver.write_text('net: "net.prototxt" base_lr: 1 test_iter: 1 test_interval: 1')
+    shape = ("--input-shape", "data=2,1,28,28")
+    status, out, error = run(capsys, "summary", solver, *shape)
+    assert (status, error) == (0, "")
+    train, test = out.split("\n\nlayer ")
+    assert "small (TRAIN): 8 layers" in train
+    assert "memory at batch 2: " in train
+    assert "small (TEST): 7 layers" in test
+    _, out, _ = run(capsys, "summary", solver, *shape, "--json", "--phase", "TEST")
+    (summary,) = json.loads(out)
+    assert (summary["phase"], summary["batch"]) == ("TEST", 2)
+    assert run(capsys, "summary", solver, "--stage", "x")[0] == 1
+    solver.write_text("base_lr: 1")
+    status, _, error = run(capsys, "summary", solver)
+    assert status == 1
+    assert "solver.prototxt: names no net; give one of train_net_param, " in error
+
+
+def test_views_take_no_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shape = "input_param { shape { dim: 2 dim: 6 } }"
+    (tmp_path / "net.prototxt").write_text(
+        f"""layer {{ name: "d" type: "Input" top: "d" {shape} }}
+        layer {{ name: "flat" type: "Reshape" bottom: "d" top: "flat"
+          reshape_param {{ shape {{ dim: 12 }} }} }}
+        layer {{ name: "split" type: "Split" bottom: "d" top: "a" top: "b" }}
+        layer {{ name: "slice" type: "Slice" bottom: "a" top: "x" top: "y" }}
+        layer {{ name: "cat" type: "Concat" bottom: "a" bottom: "b" top: "cat" }}
+        layer {{ name: "tile" type: "Tile" bottom: "b" top: "tile" tile_param {{ tiles: 3 }} }}"""
+    )
+    _, out, _ = run(capsys, "summary", tmp_path / "net.prototxt", "--json")
+    sizes = {row["name"]: row["activation_bytes"] for row in json.loads(out)["rows"]}
+    assert sizes == {"d": 48, "flat": 0, "split": 0, "slice": 0, "cat": 96, "tile": 144}
 
 
 def test_summary_for_machines(net: Path, capsys: pytest.CaptureFixture[str]) -> None:

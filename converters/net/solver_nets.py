@@ -15,10 +15,15 @@ from converters.prototxt.upgrade import upgrade_net
 
 
 def train_net(solver: pb.SolverParameter, source: Path) -> NetChoice:
-    """The net to train with its state: solver default < net's state < train_state."""
-    name = next(
-        n for n in ("train_net_param", "train_net", "net_param", "net") if solver.HasField(n)
-    )
+    """The net to train with its state: solver default < net's state < train_state.
+
+    Raises:
+        SolverError: the solver names none, or one that does not exist.
+    """
+    fields = ("train_net_param", "train_net", "net_param", "net")
+    name = next((field for field in fields if solver.HasField(field)), None)
+    if name is None:
+        raise SolverError(f"{source}: names no net; give one of {', '.join(fields)}")
     state = pb.NetState(phase=pb.TRAIN)
     return _net(getattr(solver, name), f"{source}: {name}", source, state, solver.train_state)
 
