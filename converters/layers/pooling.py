@@ -6,7 +6,16 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from converters.layers.registry import ENGINE, BlobSpec, Count, Family, Layer, LayerState, Shape
+from converters.layers.registry import (
+    ENGINE,
+    BlobSpec,
+    Count,
+    Family,
+    Layer,
+    LayerState,
+    Shape,
+    extent,
+)
 from converters.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:
@@ -250,6 +259,14 @@ class Pooling(Layer):
             raise self.error(f"pad {w.pad} must be smaller than kernel {w.kernel}")
         return ()
 
+    def detail(self) -> str:
+        param = self.param.pooling_param
+        kind = pb.PoolingParameter.PoolMethod.Name(param.pool)
+        if param.global_pooling:
+            return f"{kind} global"
+        stride = f", s={extent(self.stride)}" if set(self.stride) != {1} else ""
+        return f"{kind} {extent(self.kernel)}{stride}"
+
     def windows(self, size: tuple[int, int]) -> PoolingWindows:
         """The geometry for an image of this size."""
         param = self.param.pooling_param
@@ -296,6 +313,10 @@ class SPP(Layer):
         if not 1 <= height <= 16:
             raise self.error(f"pyramid_height {height} must be from 1 to 16")
         return ()
+
+    def detail(self) -> str:
+        param = self.param.spp_param
+        return f"{pb.SPPParameter.PoolMethod.Name(param.pool)}, {param.pyramid_height} levels"
 
     def _levels(self, size: tuple[int, int]) -> list[PoolingWindows]:
         levels = []

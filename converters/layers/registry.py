@@ -46,6 +46,11 @@ class BlobSpec:
     values: np.ndarray | None = field(default=None, compare=False)
 
 
+def extent(sizes: Sequence[int]) -> str:
+    """Sizes on the spatial axes in short: `3` where they are equal, else `3×5`."""
+    return "×".join(map(str, sizes if len(set(sizes)) > 1 else sizes[:1]))
+
+
 class Count(NamedTuple):
     """How many bottoms or tops a layer takes; `most` None means any number."""
 
@@ -142,6 +147,10 @@ class Layer:
     def multiply_adds(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         """Multiply-adds of a forward over the whole batch; convolutions and products count."""
         return 0
+
+    def detail(self) -> str:
+        """What a picture says beside the type, after `setup`: `3, 64` of a convolution."""
+        return ""
 
     @classmethod
     def upgrade(cls, param: pb.LayerParameter) -> None:
