@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 from converters.environment import Environment
 from converters.errors import CaffeError, NetError, ShapeError
-from converters.layers import Layer, make_layer
+from converters.layers import LAYERS, Layer, make_layer
 from converters.layers.registry import BlobSpec, Shape
+from converters.layers.unknown import require_known
 from converters.net.choice import NetChoice
 from converters.proto import caffe_pb2 as pb
 
@@ -149,6 +150,7 @@ def plan_net(choice: NetChoice) -> NetPlan:
         PrototxtError, NetError, ShapeError: what Caffe refuses, named by file, layer and value.
     """
     net = choice.filtered()
+    require_known(net.layer, LAYERS, choice.source)
     plan = NetPlan(choice, net)
     wiring = _Wiring(plan, {name: tuple(shape) for name, shape in choice.input_shapes.items()})
     for param in net.layer:

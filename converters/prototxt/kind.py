@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from converters.proto import caffe_pb2 as pb
+from converters.prototxt.strangers import without_strings
 
-_COMMENT_OR_STRING = re.compile(r"""#[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'""")
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _NET = frozenset(pb.NetParameter.DESCRIPTOR.fields_by_name)
 _SOLVER = frozenset(pb.SolverParameter.DESCRIPTOR.fields_by_name)
@@ -17,7 +17,7 @@ def is_solver(text: str) -> bool:
 
     So a misspelt field leads to the error of the message that was meant.
     """
-    for word in _WORD.findall(_COMMENT_OR_STRING.sub(" ", text)):
+    for word in _WORD.findall(without_strings(text)):
         if (word in _NET) != (word in _SOLVER):
             return word in _SOLVER
     return False
