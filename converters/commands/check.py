@@ -35,6 +35,7 @@ from converters.net.plan import NetPlan
 from converters.proto import caffe_pb2 as pb
 from converters.prototxt.kind import is_solver
 from converters.prototxt.net_rules import filter_net
+from converters.prototxt.strangers import unfilled_strings
 from converters.prototxt.text import read_net, read_solver, read_text
 from converters.reporting import readable
 
@@ -180,10 +181,13 @@ class _Collected(logging.Handler):
 
 def _check(job: _Job) -> Iterator[_Line | _Begun]:
     try:
-        if is_solver(read_text(job.path)):
+        text = read_text(job.path)
+        if place := unfilled_strings(text):
+            line = text.count("\n", 0, place.offset) + 1
+            yield _Line(_NOTE, f"line {line}: {place.words}", False)
+        if is_solver(text):
             solver = read_solver(job.path)
-            text = f"solver, type {solver.type}, net {_nets_of(solver)}"
-            yield _Line(_OK, text, False)
+            yield _Line(_OK, f"solver, type {solver.type}, net {_nets_of(solver)}", False)
             return
         net = read_net(job.path)
         if not net.layer:

@@ -17,7 +17,7 @@ from converters.environment import Environment
 from converters.errors import CaffeError, NetError, ShapeError
 from converters.layers import LAYERS, Layer, make_layer
 from converters.layers.registry import BlobSpec, Shape
-from converters.layers.unknown import require_known
+from converters.layers.unknown import MOST, nearest, require_known
 from converters.net.choice import NetChoice
 from converters.proto import caffe_pb2 as pb
 
@@ -263,10 +263,12 @@ class _Wiring:
 
     def _bottom(self, layer: Layer, name: str) -> int:
         if name not in self.plan.values:
-            known = ", ".join(self.plan.values) or "none"
+            made = self.plan.values
+            known = ", ".join(made if len(made) <= MOST else nearest(name, made)) or "none"
+            which = f", the nearest of {len(made)}" if len(made) > MOST else ""
             raise NetError(
                 f'{self.plan.source}: layer "{layer.name}": unknown bottom blob "{name}"; '
-                f"blobs produced before it: {known}"
+                f"blobs produced before it{which}: {known}"
             )
         value = self.plan.values[name]
         self.readers[value].append(layer.name)

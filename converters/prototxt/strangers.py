@@ -122,6 +122,7 @@ _PLACEHOLDER = re.compile(
     r"\b__[A-Z]\w*__\b|(?<=:)\s*\?+(?=\s)",
     re.S,
 )
+_PLACEHOLDER_IN_STRING = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\$\{[^}]*\}|%\(\w+\)s")
 
 
 def stranger(text: str) -> Finding | None:
@@ -149,6 +150,18 @@ def unfilled(text: str) -> Finding | None:
         f"{', '.join(names[:_MOST])}{more} {verb} of a template; this is an unfilled template: "
         "render it, or write the values",
     )
+
+
+def unfilled_strings(text: str) -> Finding | None:
+    """The first place of a template within a string, where it does not keep a file from parsing."""
+    for literal in COMMENT_OR_STRING.finditer(text):
+        place = None if literal[0].startswith("#") else _PLACEHOLDER_IN_STRING.search(literal[0])
+        if place:
+            return Finding(
+                literal.start() + place.start(),
+                f"{quoted(place[0])} looks like an unfilled place of a template",
+            )
+    return None
 
 
 def placeholders(text: str) -> Iterator[Finding]:
