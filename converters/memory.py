@@ -13,6 +13,7 @@ import mmap
 import os
 import re
 import resource
+from contextlib import suppress
 from pathlib import Path
 
 from converters.errors import CaffeError
@@ -52,6 +53,19 @@ def require_memory(size: int, what: str, error: type[CaffeError]) -> None:
         raise error(f"{what} needs {gibibytes(size)} of memory, {gibibytes(free)} are free")
 
 
+def limit_growth(size: int | None) -> None:
+    """Let this process take at most `size` bytes more than it has; None lifts that limit.
+
+    What is mapped counts, touched or not: who is about to load large libraries lifts it before.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = hard
+    if size is not None and (own := _mapped()) is not None:
+        limit = own + size if hard == resource.RLIM_INFINITY else min(own + size, hard)
+    with suppress(ValueError, OSError):  # a system that knows no such limit
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+
+
 def ran_out(error: BaseException) -> bool:
     """Whether an exception of Python, NumPy, h5py or torch (CPU or GPU) means too little memory."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
@@ -88,10 +102,14 @@ def _available() -> int | None:
 def _below_own_limit() -> int | None:
     """What `ulimit -v` leaves of the address space."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    mapped = _mapped()
+    return None if limit == resource.RLIM_INFINITY or mapped is None else max(0, limit - mapped)
+
+
+def _mapped() -> int | None:
+    """Bytes of this process's address space that are taken."""
     pages = _text("/proc/self/statm").split()
-    if limit == resource.RLIM_INFINITY or not pages:
-        return None
-    return max(0, limit - int(pages[0]) * mmap.PAGESIZE)
+    return int(pages[0]) * mmap.PAGESIZE if pages else None
 
 
 def _below_limit_of(names: tuple[str, str, str]) -> int | None:

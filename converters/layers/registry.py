@@ -8,7 +8,6 @@ the modules in its namespace when `converters.net.caffe_net` asks for arithmetic
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import numpy as np
 
 from converters.environment import Environment
 from converters.errors import NetError, ShapeError
+from converters.layers.unknown import require_known
 from converters.proto import caffe_pb2 as pb
 from converters.registry import Registry
 
@@ -278,14 +278,7 @@ def make_layer(
     Raises:
         NetError: no such type is registered.
     """
-    if param.type not in LAYERS:
-        lower = {known.lower(): known for known in LAYERS}
-        near = difflib.get_close_matches(param.type.lower(), lower, 2, 0.7)
-        likely = " or ".join(lower[name] for name in near)
-        hint = f"did you mean {likely}?" if near else f"known types: {', '.join(sorted(LAYERS))}"
-        raise NetError(
-            f'{environment.source}: layer "{param.name}": unknown layer type "{param.type}"; {hint}'
-        )
+    require_known([param], LAYERS, environment.source)
     if param.HasField("phase"):
         environment = environment._replace(phase=pb.Phase.Name(param.phase))
     return (meant or LAYERS[param.type])(param, environment)
