@@ -94,9 +94,12 @@ build/protoc/.installed: $(READY)
 	@$(INSTALL) --upgrade --target build/protoc grpcio-tools==1.62.3
 	@touch $@
 
-proto: build/protoc/.installed  ## regenerate the classes in converters/proto from caffe.proto
-	@PYTHONPATH=build/protoc $(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. \
-	converters/proto/caffe.proto
+PROTOC = PYTHONPATH=build/protoc $(BIN)/python -m grpc_tools.protoc
+
+proto: build/protoc/.installed  ## regenerate the classes in converters/proto from caffe.proto and forks.proto
+	@$(PROTOC) -I . --include_imports --descriptor_set_out=build/forks.pb converters/proto/forks.proto
+	@$(BIN)/python -m converters.proto.merge build/forks.pb build/caffe.pb
+	@$(PROTOC) --descriptor_set_in=build/caffe.pb --python_out=. --pyi_out=. converters/proto/caffe.proto
 
 clean:  ## remove .venv, caches and build outputs; prototxt/, lmdb/ and runs/ stay
 	@rm -rf .venv build dist ./*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from converters.command_line.net_options import net_choice
 from converters.command_line.program import run_program
 from converters.command_line.progress import progress
+from converters.command_line.suffix import form_of
 from converters.errors import CaffeError, DataError, OutputError, ShapeError
 from converters.formats.whole_files import written_beside
 from converters.net.caffe_net import CaffeNet
@@ -50,6 +51,8 @@ from gmnet_pt.net_command import OpenNet, open_net, opened_data, use_threads
 from gmnet_pt.options import features as options
 from gmnet_pt.solver.batches import Batches, next_feed
 from gmnet_pt.solver.precision import FP32
+
+FORMS = (".npz", ".png", ".lmdb")
 
 Arrays = Mapping[str, NDArray[np.float32]]
 
@@ -76,7 +79,7 @@ def _check_options(args: argparse.Namespace) -> None:
     for option, (is_heard, wanted) in heard.items():
         if not is_heard and getattr(args, option[2:].replace("-", "_")) not in (None, []):
             raise CaffeError(f"{option} goes with {wanted}")
-    if figure and Path(args.out).suffix != ".png":
+    if figure and Path(args.out).suffix.lower() != ".png":
         raise OutputError(f"--out {args.out}: a figure is a picture; name a .png")
 
 
@@ -106,8 +109,8 @@ def _extract_blobs(args: argparse.Namespace) -> int:
     names = [name for name in args.blobs.split(",") if name]
     if not names:
         raise ShapeError(f"--blobs {args.blobs}: name a blob, or several with commas")
-    form = Path(args.out).suffix
-    targets = _targets(args.out, names) if form not in (".npz", ".png") else {}
+    form = _form(args.out)
+    targets = _targets(args.out, names) if form == "" else {}
     for target in targets.values():
         check_target(target, args.force)
     opened = open_net(net_choice(args), args.device, open_log("caffe").show)
@@ -126,6 +129,22 @@ def _extract_blobs(args: argparse.Namespace) -> int:
         lines = write_lmdbs(batches, targets, args.force)
     print("\n".join(lines))
     return 0
+
+
+def _form(out: str) -> str:
+    """`.npz`, `.png`, or "" for LMDBs.
+
+    Raises:
+        OutputError: another suffix.
+    """
+    found = {
+        "" if not Path(name).suffix else form_of(name, FORMS, ", or as LMDBs without a suffix")
+        for name in out.split(",")
+    }
+    found = {"" if form == ".lmdb" else form for form in found}
+    if len(found) > 1:
+        raise OutputError(f"--out {out}: LMDBs take a name a blob; a .npz or .png is one for all")
+    return found.pop()
 
 
 def _targets(out: str, names: Sequence[str]) -> dict[str, Path]:

@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 import torch
 
-from converters.errors import DataError, SolverError
+from converters.errors import SolverError
+from converters.memory import keep_freed
 from converters.net.caffe_net import CaffeNet
 from converters.net.choice import NetChoice
 from converters.net.plan import plan_net
 from converters.proto import caffe_pb2 as pb
-from converters.readers.reader import READERS
 from gmnet_pt.log.events import Event, Finetune, Message
 from gmnet_pt.solver.batches import Batches, closing, open_net_batches
 from gmnet_pt.solver.device import device_message, named_device, solver_device
@@ -53,6 +53,8 @@ def open_net(choice: NetChoice, wanted: str | None, show: Callable[[Event], None
     default = solver_device(pb.SolverParameter())
     device = default if wanted is None else named_device(wanted)
     show(device_message(device))
+    if device.type == "cpu":
+        keep_freed()
     net = CaffeNet(plan_net(choice))
     report = net.initialize(choice.weights, choice.strict)
     for file in choice.weights:
@@ -70,11 +72,5 @@ def opened_data(net: CaffeNet) -> Iterator[Sequence[Batches]]:
     Raises:
         DataError: a data layer's files are absent or damaged, or it reads none.
     """
-    for layer in net.plan.data_layers:
-        if layer.type not in READERS:
-            raise DataError(
-                f'{net.plan.source}: layer "{layer.name}" ({layer.type}) brings no data of its '
-                "own; a net with data layers is needed here, not a deploy net"
-            )
     with closing(open_net_batches(net)) as batches:
         yield batches

@@ -65,7 +65,7 @@ def net_choice(args: argparse.Namespace, phase: str = "TEST", may_write: bool = 
     given = vars(args)
     return NetChoice(
         args.net,
-        phase=given.get("phase", phase),
+        phase=given.get("phase") or phase,
         level=given.get("level", 0),
         stages=tuple(given.get("stage", ())),
         weights=weight_files(given.get("weights")),

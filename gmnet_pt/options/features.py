@@ -8,7 +8,7 @@ The net's TEST data layers feed it. With `--blobs` OUT decides the form:
 
 - `X.npz`: an array a blob, images first, and the labels where the net has them;
 - `X.png`: the maps of the first images, tiled, each image's between its least and largest value;
-- anything else: an LMDB a blob, the records Caffe's extract_features writes. Several blobs take
+- `X` or `X.lmdb`: an LMDB a blob, the records Caffe's extract_features writes. Several blobs take
   several names with commas, or one folder for all.
 
 Without --iterations the data is gone through once. Source: Caffe tools/extract_features.cpp.
@@ -34,7 +34,9 @@ def configure(parser: CommandParser) -> None:
         "--figure", type=int, choices=(3, 4), help="the blobs of a figure of the paper, as a PNG"
     )
     parser.add_argument(
-        "--out", required=True, help="X.npz, X.png, or LMDBs: a folder for all, or a name a blob"
+        "--out",
+        required=True,
+        help="X.npz, X.png, or LMDBs (X, X.lmdb): a folder for all or a name a blob",
     )
     parser.add_argument("--iterations", type=positive, help="batches (default: the data once)")
     parser.add_argument("--images", type=positive, help="images of the data on a PNG (1)")

@@ -10,8 +10,13 @@ from __future__ import annotations
 import argparse
 from functools import partial
 
-from converters.command_line.net_options import add_python_option, add_stage_option
+from converters.command_line.net_options import (
+    add_python_option,
+    add_shape_option,
+    add_stage_option,
+)
 from converters.command_line.parser import CommandParser
+from converters.command_line.program import positive
 from gmnet_pt.options.net import add_device_options, add_threads_option
 from gmnet_pt.solver.choices import AUTO, LAYOUT_NAMES, PRECISION_NAMES, Request, memory_size
 
@@ -44,6 +49,8 @@ def configure_run(parser: CommandParser) -> None:
     add = parser.add_argument
     add("--weights", help="caffemodels to start from, comma-separated; the solver's own are left")
     add("--snapshot", help="a .solverstate to continue from")
+    newest = "continue from the newest whole snapshot of the prefix; without one start anew"
+    add("--resume", action="store_true", help=newest)
     add("--strict", action="store_true", help="a layer that no weights file has is an error")
     add_device_options(parser, "otherwise solver_mode and device_id decide", trains=True)
     add("--precision", choices=PRECISION_NAMES, default="fp32", help="fp32 follows Caffe")
@@ -55,6 +62,8 @@ def configure_run(parser: CommandParser) -> None:
     add("--data-memory", type=memory_size, metavar="SIZE", help=kept)
     add("--layout", choices=[AUTO, *LAYOUT_NAMES], default=AUTO, help="of memory; auto measures")
     add("--max-iter", type=int, help="the same as --set max_iter=N")
+    rounds = "rounds of the training data: sets max_iter, and moves the steps of the rate with it"
+    add("--epochs", type=positive, metavar="N", help=rounds)
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help="override a solver field")
     add("--log", choices=["caffe", "bar"], help="default: a bar on a terminal, else Caffe's lines")
     add("--tensorboard", action="store_true", help="write TensorBoard events beside the log")
@@ -63,6 +72,7 @@ def configure_run(parser: CommandParser) -> None:
     add_threads_option(parser)
     add("--level", type=int, help="added to train_state")
     add_stage_option(parser)
+    add_shape_option(parser)
     add_python_option(parser)
     parser.without_effect("as in Caffe: the solver names its net", (), ["model"])
     parser.without_effect("as in Caffe: only time hears it", (), ["phase"])

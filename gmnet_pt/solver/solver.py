@@ -19,9 +19,11 @@ import torch
 from torch import Tensor
 
 from converters.errors import SolverError
+from converters.memory import keep_freed
 from converters.net.caffe_net import CaffeNet, lay_out
 from converters.net.choice import Weights
 from converters.proto import caffe_pb2 as pb
+from converters.reporting import SILENT, Reporter
 from gmnet_pt.log.events import (
     Advance,
     Clip,
@@ -106,6 +108,10 @@ class Solver:
         self.precision = named_precision(choice.precision)
         self.device, message = choose_device(self.param, choice.device)
         show(message)
+        if self.device.type == "cpu":
+            keep_freed()
+        for note in choice.file.notes:
+            show(Message(note))
         self.iter = 0
         self.current_step = 0
         self.processes = current()
@@ -287,14 +293,36 @@ class Solver:
 
     # The whole run -------------------------------------------------------------------------------
 
-    def solve(self, requests: Callable[[], Request] = no_request) -> bool:
-        """Train to max_iter with tests, display and snapshots; False if `requests` stopped it.
+    def check_data(self, reporter: Reporter = SILENT) -> None:
+        """Look for the files that the data layers name, those of the test nets included.
 
         Raises:
+            DataError: some are absent: one error for all of a layer, before hours are spent.
+        """
+        for fed in self._fed if self.processes.leads else ():
+            for one in fed.batches:
+                one.check(reporter)
+
+    def solve(
+        self, requests: Callable[[], Request] = no_request, reporter: Reporter = SILENT
+    ) -> bool:
+        """Train to max_iter with tests, display and snapshots; False if `requests` stopped it.
+
+        `reporter` hears how far the search for the data's files is, where they are many.
+
+        Raises:
+            SolverError: the run was resumed from a snapshot beyond max_iter.
+            DataError: files that the data name are absent.
             OutputError: a snapshot is due some time and its folder cannot be made or written, or
                 another process trains into the same prefix.
             CaffeError: damaged data, a loss or parameters that are not finite.
         """
+        if self.iter > self.param.max_iter:
+            raise SolverError(
+                f"{self.last_snapshot or self.path}: is at iteration {self.iter}, beyond max_iter "
+                f"{self.param.max_iter}: nothing is left to train; give a larger one (--max-iter)"
+            )
+        self.check_data(reporter)
         try:
             if not (self.param.snapshot or self.param.snapshot_after_train):
                 return self._solve(requests)
@@ -343,7 +371,7 @@ class Solver:
         if display:
             self._display(outputs)
         self._update()
-        self.show(Advance(self.iter))
+        self.show(Advance(self.iter, lambda: float(self._smoothed.value)))
         request = self._requests()
         if (param.snapshot and self.iter % param.snapshot == 0) or request is Request.SNAPSHOT:
             self._snapshot_if_sound()
