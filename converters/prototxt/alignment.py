@@ -77,7 +77,28 @@ MAPS: dict[str, Callable[[pb.LayerParameter], Maps]] = {
     "Crop": lambda layer: _cropped(layer.crop_param),
 }
 STILL = frozenset(
-    ["Concat", "Eltwise", "LRN", "MVN", "Slice", "Softmax", "Split", "AbsVal", "BNLL", "Dropout", "Exp", "Log", "Power", "PReLU", "ReLU", "Sigmoid", "TanH", "Threshold", "BatchNorm", "Scale"]
+    [
+        "Concat",
+        "Eltwise",
+        "LRN",
+        "MVN",
+        "Slice",
+        "Softmax",
+        "Split",
+        "AbsVal",
+        "BNLL",
+        "Dropout",
+        "Exp",
+        "Log",
+        "Power",
+        "PReLU",
+        "ReLU",
+        "Sigmoid",
+        "TanH",
+        "Threshold",
+        "BatchNorm",
+        "Scale",
+    ]
 )
 
 
