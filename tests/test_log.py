@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import platform
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +21,7 @@ import pytest
 
 from converters.errors import MissingExtraError, OutputError
 from gmnet_pt.log import provenance
-from gmnet_pt.log.bar import BarLog
+from gmnet_pt.log.bar import BarLog, _duration, _moment
 from gmnet_pt.log.caffe_log import CaffeLog, Line, caffe_lines, glog, parse_caffe_log
 from gmnet_pt.log.events import (
     Advance,
@@ -42,6 +44,7 @@ from gmnet_pt.log.events import (
 from gmnet_pt.log.open_log import Logs, open_log
 from gmnet_pt.log.provenance import commit_of
 from gmnet_pt.log.run_record import RunRecord, parse_record, record_line
+from gmnet_pt.log.runs import separate_runs, set_aside
 from gmnet_pt.log.tensorboard import TensorBoardLog
 from gmnet_pt.log.training_log import TrainingLog
 
@@ -158,7 +161,8 @@ def test_lines_parse_back() -> None:
     log = CaffeLog(stream)
     written(log, stream, EVENTS)
     kept = [event for event in EVENTS if isinstance(event, Display | Scores)]
-    assert parse_caffe_log(stream.getvalue()) == [Start("net", "step"), *kept]
+    resumed = Resume("x_iter_5.solverstate")
+    assert parse_caffe_log(stream.getvalue()) == [resumed, Start("net", "step"), *kept]
 
 
 def test_a_log_of_an_older_caffe_parses() -> None:
@@ -255,18 +259,120 @@ def test_a_full_disk_and_a_bad_folder_are_clear_errors(
         log.show(Stop())
 
 
-def test_the_bar_shows_loss_rate_scores_and_progress() -> None:
-    stream = io.StringIO()
-    with BarLog(stream) as bar:
+class Clock:
+    """A time that the test sets."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Terminal(io.StringIO):
+    """A stream as wide as the test says; `last` is what stands in its last line."""
+
+    def last(self) -> str:
+        return self.getvalue().split("\r")[-1]
+
+
+@pytest.fixture
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BarLog, "_columns", lambda self: 197)
+
+
+def test_the_bar_shows_loss_rate_scores_and_progress(wide: None) -> None:
+    stream, clock = Terminal(), Clock()
+    with BarLog(stream, clock) as bar:
         for event in [*EVENTS[:-1], Advance(7)]:
             bar.show(event)
+        clock.now = 1
         bar.show(Display(7, 0.75, (), 0.02, Speed(1, 1, 1)))
-        shown = stream.getvalue().split("\r")[-1]
+        shown = stream.last()
     assert "7/10" in shown
-    for part in ("net:", "loss=0.75", "lr=0.02", "test accuracy=0.5", "test loss=1.25"):
+    for part in ("net:", " 70%|", "loss=0.75", "lr=0.02"):
+        assert part in shown
+    for part in ("test accuracy (net #1)=0.5", "test loss (net #1)=1.25"):
         assert part in shown
     assert "iteration 5, test (net #1): accuracy 0.5, loss 1.25" in stream.getvalue()
     assert "snapshot: x_iter_10.caffemodel, x_iter_10.solverstate" in stream.getvalue()
+
+
+def test_the_bar_has_the_loss_of_now_and_the_time_left(wide: None) -> None:
+    """4 iterations a second from the first on, which is not counted: it has waited for a test."""
+    stream, clock = Terminal(), Clock()
+    read: list[float] = []
+
+    def loss(value: float) -> Callable[[], float]:
+        def reading() -> float:
+            read.append(value)
+            return value
+
+        return reading
+
+    with BarLog(stream, clock) as bar:
+        bar.show(Start("n", "fixed", 0, 4000))
+        assert "0/4000 [? left]" in stream.last()
+        bar.show(Evaluation(0, 0))
+        assert "testing" in stream.last()
+        clock.now = 100
+        bar.show(Scores(0, 0, (Output("accuracy", 0.125),)))
+        clock.now += 1
+        bar.show(Advance(1, loss(8)))
+        assert "? left, loss=8, test accuracy=0.125" in stream.last()
+        bar.show(Display(1, 7.5, rate=0.5))
+        for iteration in range(2, 42):
+            clock.now += 0.25
+            bar.show(Advance(iteration, loss(iteration / 64)))
+        # 3959 iterations at 4 a second
+        assert "41/4000 [16:30 left, loss=0.640625, test accuracy=0.125, lr=0.5" in stream.last()
+        assert "4 iter/s, ends " in stream.last()
+        before = len(read)
+        for iteration in range(42, 1000):
+            bar.show(Advance(iteration, loss(0)))
+        # No loss is read, and so no GPU waited for, between two drawings.
+        assert len(read) == before
+    assert "999/4000" in stream.last()
+
+
+@pytest.mark.parametrize("columns", [20, 40, 80, 120, 200])
+def test_the_bar_fits_and_is_a_bar_at_any_width(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever there is to show: the bar keeps 12 columns, and the line 3 for a ^C."""
+    monkeypatch.setattr(os, "get_terminal_size", lambda handle: os.terminal_size((columns, 24)))
+    monkeypatch.setattr(Terminal, "fileno", lambda self: 2)
+    stream, clock = Terminal(), Clock()
+    scores = tuple(Output(f"loss{n}/{{top-{n}}}", n / 7) for n in range(9))
+    with BarLog(stream, clock) as bar:
+        bar.show(Start("A_Net_With_A_Rather_Long_Name {}", "fixed", 0, 450_000))
+        bar.show(Scores(0, 0, scores))
+        for iteration in (1, 200_000):
+            clock.now += 3600
+            bar.show(Advance(iteration, lambda: 1 / 3))
+        line = stream.last().rstrip()
+        assert len(line) <= max(columns - 3, 12)
+        if columns >= 80:
+            name, filled, right = re.split(r"\|", line)
+            assert len(filled) >= 12 and 0.3 < len(filled.rstrip(" ")) / len(filled) < 0.6
+            assert "200000/450000 [1:15:00 left" in right and right.endswith("]")
+            assert "A_Net" in name and "44%" in name
+        if columns == 200:
+            assert "loss=0.333333" in line and "test loss0/{top-0}=0" in line
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(7.4, "0:07"), (754, "12:34"), (3 * 3600, "3:00:00"), (12.125 * 86400, "12 d 3 h")],
+)
+def test_durations_are_short(seconds: float, text: str) -> None:
+    assert _duration(seconds) == text
+
+
+def test_an_end_on_another_day_has_its_date() -> None:
+    now = datetime(2024, 12, 31, 22, 30)
+    assert _moment(now, 3600) == "23:30"
+    assert _moment(now, 7200) == "2025-01-01 00:30"
 
 
 def test_open_log_writes_log_and_record_in_the_folder(
@@ -278,6 +384,87 @@ def test_open_log_writes_log_and_record_in_the_folder(
     assert parse_record((tmp_path / "train.jsonl").read_text()) == [Start("net", "fixed")]
     # Not a terminal here, so Caffe's lines.
     assert "] Learning Rate Policy: fixed" in capsys.readouterr().err
+
+
+def names(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def test_logs_of_earlier_runs_are_numbered_together(tmp_path: Path) -> None:
+    """The newest is .1; what one of the two lacks leaves a gap, so that numbers stay those of runs.
+
+    Devices and links to them are somebody's arrangement and stay.
+    """
+    both = ("train.log", "train.jsonl")
+    set_aside(tmp_path / "absent", both)
+    assert not (tmp_path / "absent").exists()
+    for run in "abc":
+        set_aside(tmp_path, both)
+        (tmp_path / "train.log").write_text(run)
+        if run != "b":
+            (tmp_path / "train.jsonl").write_text(run.upper())
+    assert names(tmp_path) == {
+        "train.log": "c",
+        "train.log.1": "b",
+        "train.log.2": "a",
+        "train.jsonl": "C",
+        "train.jsonl.2": "A",
+    }
+    for name in both:
+        (tmp_path / name).unlink()
+    (tmp_path / "train.log").symlink_to("/dev/full")
+    set_aside(tmp_path, both)
+    assert (tmp_path / "train.log").is_symlink()
+    assert not (tmp_path / "train.log.3").exists()
+
+
+def test_a_resumed_run_goes_on_in_the_logs_and_a_fresh_one_has_its_own(tmp_path: Path) -> None:
+    for resumed in (False, True, False):
+        with open_log("caffe", tmp_path, resumed=resumed) as log:
+            log.show(Start("net", "fixed"))
+    found = names(tmp_path)
+    counts = {name: text.count("\n") for name, text in found.items()}
+    assert counts == {"train.log": 3, "train.log.1": 6, "train.jsonl": 1, "train.jsonl.1": 2}
+    (tmp_path / "train.jsonl.2").mkdir()
+    (tmp_path / "train.jsonl.2" / "full").touch()
+    with pytest.raises(OutputError, match=r"train\.jsonl\.1: cannot be written"):
+        open_log("caffe", tmp_path)
+
+
+def number(iteration: int) -> Display:
+    return Display(iteration, 1.0)
+
+
+RUN, TEST = Run("base_lr: 1"), Scores(2, 0, (Output("accuracy", 0.5),))
+SEPARATED: list[tuple[str, list[list[Event]]]] = [
+    ("no start", [[number(0), TEST, number(1)]]),
+    ("two fresh ones", [[RUN, Start("n", ""), number(0), Stop()], [RUN, Start("n", ""), TEST]]),
+    ("Caffe's lines", [[Start("n", ""), number(0)], [Start("n", ""), number(0), number(1)]]),
+    ("resumed", [[RUN, Start("n", ""), number(9), RUN, Resume("s"), Start("n", "", 5), number(5)]]),
+    ("Caffe's, resumed", [[Start("n", ""), number(9), Resume("s"), Start("n", ""), number(5)]]),
+    ("as in 2014", [[Start("n", ""), number(9), Start("n", ""), Resume("s"), number(5)]]),
+    ("our record alone", [[Start("n", ""), number(9), Start("n", "", 5), number(5)]]),
+    ("failed before", [[RUN, Message("no"), RUN, Start("n", ""), number(0), RUN, Message("no")]]),
+    ("nothing", []),
+]
+
+
+@pytest.mark.parametrize("runs", [runs for _, runs in SEPARATED], ids=[n for n, _ in SEPARATED])
+def test_runs_in_one_log_are_told_apart(runs: list[list[Event]]) -> None:
+    assert separate_runs([event for run in runs for event in run]) == runs
+
+
+def test_a_log_without_numbers_has_no_run() -> None:
+    assert separate_runs([RUN, Message("no"), Start("n", "")]) == []
+
+
+def test_the_resumptions_of_caffes_logs_are_read() -> None:
+    lines = (
+        "caffe.cpp:235] Resuming from a b",
+        "solver.cpp:93] Restoring previous solver status from c",
+    )
+    text = "\n".join(f"I0210 13:39:22.381027 25210 {line}" for line in lines)
+    assert parse_caffe_log(text) == [Resume("a b"), Resume("c")]
 
 
 def test_logs_are_all_told_and_closed() -> None:

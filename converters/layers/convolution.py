@@ -8,7 +8,16 @@ from collections.abc import Iterator, Sequence
 from types import EllipsisType
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
 
-from converters.layers.registry import ENGINE, BlobSpec, Count, Family, Layer, LayerState, Shape
+from converters.layers.registry import (
+    ENGINE,
+    BlobSpec,
+    Count,
+    Family,
+    Layer,
+    LayerState,
+    Shape,
+    extent,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -99,6 +108,9 @@ class _Convolving(Layer):
     w: Windows
     channel_axis: int
 
+    def detail(self) -> str:
+        return extent(self.w.kernel)
+
     def as_batch(self, x: Tensor) -> Tensor:
         """Flatten the axes before the channels into one; give at least one spatial axis."""
         if self.channel_axis != 1:
@@ -157,6 +169,10 @@ class _Weighted(_Convolving):
     def outputs_and_groups(self, channels: int) -> tuple[int, int]:
         """The top's channels, and how many groups they are in, for the bottom's `channels`."""
         return self.param.convolution_param.num_output, self.param.convolution_param.group
+
+    def detail(self) -> str:
+        parts = [extent(self.w.kernel), str(self.out), f"g={self.group}" if self.group > 1 else ""]
+        return ", ".join(filter(None, parts))
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         self.require_one_shape(bottoms)

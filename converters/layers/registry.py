@@ -8,7 +8,6 @@ the modules in its namespace when `converters.net.caffe_net` asks for arithmetic
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import numpy as np
 
 from converters.environment import Environment
 from converters.errors import NetError, ShapeError
+from converters.layers.unknown import require_known
 from converters.proto import caffe_pb2 as pb
 from converters.registry import Registry
 
@@ -44,6 +44,11 @@ class BlobSpec:
     trained: bool = True
     neutral: float | None = None
     values: np.ndarray | None = field(default=None, compare=False)
+
+
+def extent(sizes: Sequence[int]) -> str:
+    """Sizes on the spatial axes in short: `3` where they are equal, else `3×5`."""
+    return "×".join(map(str, sizes if len(set(sizes)) > 1 else sizes[:1]))
 
 
 class Count(NamedTuple):
@@ -142,6 +147,10 @@ class Layer:
     def multiply_adds(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         """Multiply-adds of a forward over the whole batch; convolutions and products count."""
         return 0
+
+    def detail(self) -> str:
+        """What a picture says beside the type, after `setup`: `3, 64` of a convolution."""
+        return ""
 
     @classmethod
     def upgrade(cls, param: pb.LayerParameter) -> None:
@@ -269,14 +278,7 @@ def make_layer(
     Raises:
         NetError: no such type is registered.
     """
-    if param.type not in LAYERS:
-        lower = {known.lower(): known for known in LAYERS}
-        near = difflib.get_close_matches(param.type.lower(), lower, 2, 0.7)
-        likely = " or ".join(lower[name] for name in near)
-        hint = f"did you mean {likely}?" if near else f"known types: {', '.join(sorted(LAYERS))}"
-        raise NetError(
-            f'{environment.source}: layer "{param.name}": unknown layer type "{param.type}"; {hint}'
-        )
+    require_known([param], LAYERS, environment.source)
     if param.HasField("phase"):
         environment = environment._replace(phase=pb.Phase.Name(param.phase))
     return (meant or LAYERS[param.type])(param, environment)

@@ -15,9 +15,10 @@ from typing import NamedTuple
 
 from converters.environment import Environment
 from converters.errors import CaffeError, NetError, ShapeError
-from converters.layers import Layer, make_layer
+from converters.layers import LAYERS, Layer, make_layer
 from converters.layers.meanings import Meanings
 from converters.layers.registry import BlobSpec, Shape
+from converters.layers.unknown import MOST, nearest, require_known
 from converters.net.choice import NetChoice
 from converters.proto import caffe_pb2 as pb
 from converters.proto.forks import Foreign, foreign
@@ -168,6 +169,7 @@ def plan_net(choice: NetChoice) -> NetPlan:
         PrototxtError, NetError, ShapeError: what Caffe refuses, named by file, layer and value.
     """
     net = choice.filtered()
+    require_known(net.layer, LAYERS, choice.source)
     _check_net(net, choice.source)
     plan = NetPlan(choice, net)
     wiring = _Wiring(plan, {name: tuple(shape) for name, shape in choice.input_shapes.items()})
@@ -283,10 +285,12 @@ class _Wiring:
 
     def _bottom(self, layer: Layer, name: str) -> int:
         if name not in self.plan.values:
-            known = ", ".join(self.plan.values) or "none"
+            made = self.plan.values
+            known = ", ".join(made if len(made) <= MOST else nearest(name, made)) or "none"
+            which = f", the nearest of {len(made)}" if len(made) > MOST else ""
             raise NetError(
                 f'{self.plan.source}: layer "{layer.name}": unknown bottom blob "{name}"; '
-                f"blobs produced before it: {known}"
+                f"blobs produced before it{which}: {known}"
             )
         value = self.plan.values[name]
         self.readers[value].append(layer.name)

@@ -209,7 +209,7 @@ def _reads(pattern: str) -> Callable[[Reader], Reader]:
 
 
 def parse_caffe_log(text: str) -> list[Event]:
-    """The starts, displays and tests in a log of Caffe's or ours, in order.
+    """The starts, resumptions, displays and tests in a log of Caffe's or ours, in order.
 
     Lines of other kinds, and any prefix, are passed over; the older `Iteration 0, loss = 2.3` and
     several runs in one file are understood. So are passed over lines that are longer than Caffe's,
@@ -238,6 +238,11 @@ def _(events: list[Event], match: re.Match[str]) -> None:
 @_reads(r"\] Learning Rate Policy: (\S+)")
 def _(events: list[Event], match: re.Match[str]) -> None:
     _amend(events, Start, lambda start: replace(start, lr_policy=match[1]))
+
+
+@_reads(r"\] (?:Resuming|Restoring previous solver status) from (.+)")
+def _(events: list[Event], match: re.Match[str]) -> None:
+    events.append(Resume(match[1]))
 
 
 @_reads(rf"Iteration (\d+) \((\S+) iter/s, (\S+)s/(\d+) iters\), loss = {_NUMBER}")

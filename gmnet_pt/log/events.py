@@ -7,7 +7,7 @@ them. Iterations count from 0, as in Caffe; losses and outputs are Python floats
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -79,9 +79,13 @@ class Resume(Event):
 
 @dataclass(frozen=True)
 class Advance(Event):
-    """`iteration` updates are done; sent each iteration, for bars."""
+    """`iteration` updates are done; sent each iteration, for bars.
+
+    `loss` reads the smoothed loss of now: a GPU is waited for where it is called, and only there.
+    """
 
     iteration: int
+    loss: Callable[[], float] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from gmnet_pt.log.bar import BarLog
 from gmnet_pt.log.caffe_log import CaffeLog
 from gmnet_pt.log.events import Event, Message
 from gmnet_pt.log.run_record import RunRecord
+from gmnet_pt.log.runs import set_aside
 from gmnet_pt.log.tensorboard import TensorBoardLog
 from gmnet_pt.log.training_log import TrainingLog
 
@@ -70,21 +71,31 @@ TERMINAL_LOGS: dict[str, Callable[[], TrainingLog]] = {
 }
 
 
+LOG, RECORD, TENSORBOARD = "train.log", "train.jsonl", "tensorboard"
+"""What a run leaves in its folder; those of earlier runs have a number behind."""
+
+
 def open_log(
-    mode: str | None = None, folder: Path | None = None, tensorboard: bool = False
+    mode: str | None = None,
+    folder: Path | None = None,
+    tensorboard: bool = False,
+    resumed: bool = False,
 ) -> TrainingLog:
     """The log of a run: `mode` ("caffe", "bar") on stderr; in `folder`, train.log and train.jsonl.
 
-    Without a mode a terminal gets the bar, anything else Caffe's lines.
+    Without a mode a terminal gets the bar, anything else Caffe's lines. Where the run was `resumed`
+    it goes on in the folder's logs; otherwise those there are numbered (`gmnet_pt.log.runs`).
 
     Raises:
-        OutputError: a file cannot be opened.
+        OutputError: a file cannot be opened, or an earlier one renamed.
         MissingExtraError: `tensorboard` is asked for and not installed.
     """
     terminal = TERMINAL_LOGS[mode or ("bar" if sys.stderr.isatty() else "caffe")]()
     files: list[TrainingLog] = []
     if folder is not None:
-        files += [CaffeLog(folder / "train.log"), RunRecord(folder / "train.jsonl")]
+        if not resumed:
+            set_aside(folder, (LOG, RECORD, TENSORBOARD))
+        files += [CaffeLog(folder / LOG), RunRecord(folder / RECORD)]
         if tensorboard:
-            files.append(TensorBoardLog(folder / "tensorboard"))
+            files.append(TensorBoardLog(folder / TENSORBOARD))
     return Logs([terminal], files)

@@ -19,8 +19,10 @@ from converters.errors import CaffeError, OutputError
 from converters.formats.whole_files import is_about_space, output_error, written_beside
 from converters.reporting import Reporter
 from gmnet_pt.log.events import Display, Event, Message, Run, Scores
+from gmnet_pt.log.open_log import LOG, RECORD
 from gmnet_pt.log.provenance import describe_hardware
 from gmnet_pt.log.run_record import parse_record, record_times
+from gmnet_pt.log.runs import set_aside
 from gmnet_pt.reproduce.results import (
     MapNumbers,
     Result,
@@ -101,6 +103,9 @@ def train(folder: RunFolder, trainer: Trainer, lock: int) -> bool:
     prepare(folder)
     snapshots = folder.snapshots()
     resumed = ["--snapshot", snapshots[-1][1].as_posix()] if snapshots else []
+    if not resumed:
+        # As the training would: here before anybody follows the record.
+        set_aside(folder.path, (LOG, RECORD))
     command = [sys.executable, *_arguments(folder, trainer.device), *resumed]
     start = folder.record.stat().st_size if folder.record.exists() else 0
     try:
