@@ -95,9 +95,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("path", metavar="NET|SOLVER", help="a solver, or a net with solver.prototxt beside it")
     add("--solver", help="the solver for a net that lies elsewhere")
     add("--weights", help="caffemodels to start from, comma-separated; the solver's own are left")
-    add("--snapshot", help="a .solverstate to continue from")
-    newest = "continue from the newest whole snapshot of the prefix; without one start anew"
-    add("--resume", action="store_true", help=newest)
+    from_where = parser.add_mutually_exclusive_group()
+    from_where.add_argument("--snapshot", help="a .solverstate to continue from")
+    found = "continue from the newest whole snapshot of the prefix; without one start anew"
+    from_where.add_argument("--resume", action="store_true", help=found)
     add("--strict", action="store_true", help="a layer that no weights file has is an error")
     add("--device", help="cpu, cuda or cuda:N; otherwise solver_mode and device_id decide")
     add("--precision", choices=list(PRECISIONS), default="fp32", help="fp32 follows Caffe")
