@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from converters.datasets.registry import dataset_of
 from converters.errors import DataError, NetError
+from converters.formats.input_files import require_regular_file
 from converters.layers import Layer
 from converters.layers.registry import Shape
 from converters.net.choice import NetChoice
@@ -47,6 +48,8 @@ def read_image(path: Path, color: bool | None = None) -> NDArray[Any]:
 def read_channel_means(mean: str | None, channels: int) -> NDArray[np.float32]:
     """The mean of each channel: of a mean image, or as given with commas; zeros without.
 
+    A mean image is a .binaryproto, or a .npy (C, H, W) as pycaffe's; a .npy may be (C,) too.
+
     Raises:
         DataError: the file cannot be read, or there are more or fewer than `channels`.
     """
@@ -55,10 +58,35 @@ def read_channel_means(mean: str | None, channels: int) -> NDArray[np.float32]:
     try:
         means = np.array([float(value) for value in mean.split(",")], np.float32)
     except ValueError:
-        means = read_mean(mean).mean(axis=(1, 2), dtype=np.float64).astype(np.float32)
+        image = _read_npy(Path(mean)) if Path(mean).suffix == ".npy" else read_mean(mean)
+        means = image.reshape(len(image), -1).mean(axis=1, dtype=np.float64).astype(np.float32)
     if len(means) != channels:
         raise DataError(f"--mean {mean}: has {len(means)} channels, the net's input {channels}")
     return means
+
+
+def _read_npy(path: Path) -> NDArray[Any]:
+    """An array (C,) or (C, H, W); the first axis of (1, C, H, W) is left out.
+
+    Raises:
+        DataError: the file cannot be read, or holds something else.
+    """
+    require_regular_file(path, DataError)
+    try:
+        # Nothing executes what a file contains: no pickle.
+        array: Any = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, MemoryError) as error:
+        raise DataError(f"{path}: cannot be read as a .npy: {error}") from error
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
+        raise DataError(f"{path}: holds no array of numbers")
+    if array.ndim == 4 and len(array) == 1:
+        array = array[0]
+    if array.ndim not in (1, 3) or not array.size:
+        raise DataError(
+            f"{path}: has shape {array.shape}; a mean is (C, H, W), or (C,) with a value a channel"
+        )
+    found: NDArray[Any] = array
+    return found
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import xml.etree.ElementTree as ElementTree
@@ -16,6 +17,10 @@ from converters import load_net
 from converters.__main__ import COMMANDS
 from converters.command_line.program import run_subcommand
 from converters.layers.fields import to_markdown
+from converters.net.choice import NetChoice
+from converters.net.draw import draw_net
+from converters.net.draw_pages import write_page
+from converters.net.plan import plan_net
 from converters.records.datum import encode_datum
 from converters.records.lmdb_writer import create_lmdb
 
@@ -71,9 +76,90 @@ def test_summary_counts_parameters_and_multiply_adds(
     conv = next(line for line in out.splitlines() if line.startswith("conv "))
     assert conv.split() == [
         *("conv", "Convolution", "5×4×12×12", "4×1×5×5", "4", str(CONV)),
-        f"{5 * 4 * 12 * 12 * 25:,}",
+        *(f"{5 * 4 * 12 * 12 * 25:,}", "11.2KiB", f"{4 * CONV}B"),
     ]
+    # The tops of the data, conv and both products; BatchNorm and ReLU work in place. The weights of
+    # both products are one blob, and statistics count.
+    activations = 4 * 5 * (28 * 28 + 4 * 12 * 12 + 2 * 10) / 1024
+    weights = 4 * (CONV + 9 + FC + 20) / 1024
+    assert out.endswith(
+        f"\nmemory at batch 5: activations {activations:.1f}KiB, weights {weights:.1f}KiB\n"
+    )
     assert max(map(len, out.splitlines())) < 120
+
+
+def test_summary_sorts_its_rows(net: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def layers(key: str) -> list[str]:
+        _, out, _ = run(capsys, "summary", net, "--sort", key)
+        return [line.split()[0] for line in out.split("\n\n")[0].splitlines()[2:]]
+
+    assert layers("name") == ["bn", "conv", "data", "fc", "mute", "relu", "twin"]
+    assert layers("type")[:2] == ["bn", "conv"]
+    for key in ("parameters", "multiply-adds", "weights"):
+        assert layers(key)[:3] == (
+            ["conv", "fc", "twin"] if key == "multiply-adds" else ["fc", "twin", "conv"]
+        )
+    assert layers("activations")[:2] == ["data", "conv"]
+    assert layers("memory")[:3] == ["fc", "twin", "data"]
+
+
+def test_summary_as_csv(net: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "summary", net, "--csv", "--sort", "weights")
+    rows = list(csv.DictReader(out.splitlines()))
+    assert status == 0
+    assert len(rows) == 7
+    assert rows[0] == {
+        "net": "small",
+        "phase": "TEST",
+        "layer": "fc",
+        "type": "InnerProduct",
+        "top_shapes": "5×10",
+        "blob_shapes": f"10×{FC // 10} 10",
+        "parameters": str(FC + 10),
+        "statistics": "0",
+        "multiply_adds": str(5 * FC),
+        "activation_bytes": str(4 * 50),
+        "weight_bytes": str(4 * (FC + 10)),
+    }
+    assert {row["layer"]: row["statistics"] for row in rows}["bn"] == "9"
+
+
+def test_summary_of_a_solver_is_that_of_its_nets(
+    net: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    solver = net.with_name("solver.prototxt")
+    solver.write_text('net: "net.prototxt" base_lr: 1 test_iter: 1 test_interval: 1')
+    shape = ("--input-shape", "data=2,1,28,28")
+    status, out, error = run(capsys, "summary", solver, *shape)
+    assert (status, error) == (0, "")
+    train, test = out.split("\n\nlayer ")
+    assert "small (TRAIN): 8 layers" in train
+    assert "memory at batch 2: " in train
+    assert "small (TEST): 7 layers" in test
+    _, out, _ = run(capsys, "summary", solver, *shape, "--json", "--phase", "TEST")
+    (summary,) = json.loads(out)
+    assert (summary["phase"], summary["batch"]) == ("TEST", 2)
+    assert run(capsys, "summary", solver, "--stage", "x")[0] == 1
+    solver.write_text("base_lr: 1")
+    status, _, error = run(capsys, "summary", solver)
+    assert status == 1
+    assert "solver.prototxt: names no net; give one of train_net_param, " in error
+
+
+def test_views_take_no_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shape = "input_param { shape { dim: 2 dim: 6 } }"
+    (tmp_path / "net.prototxt").write_text(
+        f"""layer {{ name: "d" type: "Input" top: "d" {shape} }}
+        layer {{ name: "flat" type: "Reshape" bottom: "d" top: "flat"
+          reshape_param {{ shape {{ dim: 12 }} }} }}
+        layer {{ name: "split" type: "Split" bottom: "d" top: "a" top: "b" }}
+        layer {{ name: "slice" type: "Slice" bottom: "a" top: "x" top: "y" }}
+        layer {{ name: "cat" type: "Concat" bottom: "a" bottom: "b" top: "cat" }}
+        layer {{ name: "tile" type: "Tile" bottom: "b" top: "tile" tile_param {{ tiles: 3 }} }}"""
+    )
+    _, out, _ = run(capsys, "summary", tmp_path / "net.prototxt", "--json")
+    sizes = {row["name"]: row["activation_bytes"] for row in json.loads(out)["rows"]}
+    assert sizes == {"d": 48, "flat": 0, "split": 0, "slice": 0, "cat": 96, "tile": 144}
 
 
 def test_summary_for_machines(net: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,7 +205,7 @@ def test_check_tries_every_file_in_every_state(
         f"ok   net.prototxt: TRAIN: 8 layers, {image} → loss ()",
         "ok   net.prototxt: TEST: 7 layers, data (5, 1, 28, 28) → fc (5, 10)",
         "ok   solver.prototxt: solver, type SGD, net net.prototxt",
-        "3 files, 0 failures",
+        "3 files, 4 states, 0 failures",
     ]
 
 
@@ -134,7 +220,6 @@ def test_check_tries_every_file_in_every_state(
             '"zeros"',
             r'net\.prototxt: layer "conv": unknown filler type "zeros"; known: .*msra',
         ),
-        ("kernel_size: 5", "kernel_size: 5 ceil_mode: false", "round_mode: FLOOR"),
         # With the outputs of one class alone the softmax has no say.
         ('type: "xavier"', 'type: "constant" value: inf', "is not finite"),
     ],
@@ -207,7 +292,9 @@ def test_check_of_data_that_is_absent(
     """Also in a file called `.pt`, as some of Caffe's examples are."""
     (tmp_path / "old.pt").write_text(text)
     status, out, _ = run(capsys, "check", tmp_path, *options)
-    assert out.splitlines() == [*(f"ok   old.pt: {line}" for line in lines), "1 files, 0 failures"]
+    states = sum(not line.startswith("solver") for line in lines)
+    told = [f"ok   old.pt: {line}" for line in lines]
+    assert out.splitlines() == [*told, f"1 files, {states} states, 0 failures"]
     assert status == 0
 
 
@@ -257,8 +344,8 @@ def test_draw_shows_every_layer_and_blob(net: Path, capsys: pytest.CaptureFixtur
         "small (TEST)",
         *("data: Input", "data 5×1×28×28"),
         *("conv: Convolution 5, 4", "bn: BatchNorm", "relu: ReLU", "conv 5×4×12×12"),
-        *("fc: InnerProduct", "fc 5×10"),
-        *("twin: InnerProduct", "twin 5×10", "mute: Silence"),
+        *("fc: InnerProduct 10", "fc 5×10"),
+        *("twin: InnerProduct 10", "twin 5×10", "mute: Silence"),
     ]
     edges = [path for path in root.iter(f"{space}path") if "marker-end" in path.attrib]
     assert len(edges) == 4
@@ -339,6 +426,79 @@ def test_draws_edges_go_from_bottom_to_top_around_what_they_pass(
                 assert y1 <= top + 1 < bottom - 1 <= y2
                 assert not left < x < right
     assert edges == {("d", "a"), ("a", "c"), ("c", "sum"), ("d", "sum"), ("a", "sum")}
+
+
+POOLS = """
+layer { name: "d" type: "Input" top: "d" input_param { shape { dim: 1 dim: 4 dim: 9 dim: 9 } } }
+layer { name: "a" type: "Pooling" bottom: "d" top: "a" pooling_param { kernel_size: 3 } }
+layer { name: "b" type: "Pooling" bottom: "d" top: "b"
+  pooling_param { pool: AVE kernel_h: 3 kernel_w: 5 stride: 2 } }
+layer { name: "c$" type: "Pooling" bottom: "d" top: "c"
+  pooling_param { pool: AVE global_pooling: true } }
+layer { name: "\\033[1m" type: "SPP" bottom: "d" top: "e" spp_param { pyramid_height: 2 } }
+"""
+
+
+@pytest.mark.parametrize(
+    ("suffix", "begins"),
+    [(".svg", b"<svg"), (".PNG", b"\x89PNG"), (".pdf", b"%PDF"), (".dot", b"digraph")],
+)
+def test_the_suffix_decides_how_a_net_is_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str, begins: bytes
+) -> None:
+    (tmp_path / "net.prototxt").write_text(POOLS)
+    out = tmp_path / f"x{suffix}"
+    assert run(capsys, "draw", tmp_path / "net.prototxt", out) == (0, f"{out}: 5 layers\n", "")
+    assert out.read_bytes().startswith(begins)
+    if begins.isalpha() or suffix == ".svg":
+        text = out.read_text()
+        for shown in (
+            *("a: Pooling MAX 3<", "b: Pooling AVE 3×5, s=2<", "c$: Pooling AVE global<"),
+            *("\\x1b[1m: SPP MAX, 2 levels<", "e 1×20<"),
+        ):
+            assert shown in text
+    else:
+        assert out.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(("name", "says"), [("x.gif", "as '.gif'"), ("x", "without a suffix")])
+def test_no_other_suffix_is_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, says: str
+) -> None:
+    (tmp_path / "net.prototxt").write_text(POOLS)
+    status, _, error = run(capsys, "draw", tmp_path / "net.prototxt", tmp_path / name)
+    assert status == 1
+    assert f"{name}: cannot be written {says}, only as .svg, .png, .pdf, .dot" in error
+    assert not (tmp_path / name).exists()
+
+
+def test_a_graph_has_an_edge_for_each_bottom(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "net.prototxt").write_text(SKIP)
+    assert run(capsys, "draw", tmp_path / "net.prototxt", tmp_path / "x.dot")[0] == 0
+    lines = (tmp_path / "x.dot").read_text().splitlines()
+    edges = {tuple(line.strip(" ;").split(" -> ")) for line in lines if " -> " in line}
+    boxes = [re.findall(r">([^<>]+)</td>", line) for line in lines if "<table" in line]
+    assert boxes[2] == ["c: Sigmoid", "&lt;&amp;&gt;: Dropout", "c 1×4×9×9"]
+    wanted = {(0, 1), (1, 2), (2, 3), (0, 3), (1, 3)}
+    assert edges == {(f"layer{source}", f"layer{target}") for source, target in wanted}
+
+
+def test_a_very_long_net_fits_on_a_page(tmp_path: Path) -> None:
+    """A PDF has no page above 14400 points."""
+    layers = "".join(
+        f'layer {{ name: "p{i}" type: "Power" bottom: "{i}" top: "{i + 1}" }}' for i in range(400)
+    )
+    (tmp_path / "net.prototxt").write_text(
+        'layer { name: "d" type: "Input" top: "0" input_param { shape { dim: 1 } } }' + layers
+    )
+    picture = draw_net(plan_net(NetChoice(str(tmp_path / "net.prototxt"))))
+    assert picture.height > 14400
+    write_page(picture, tmp_path / "x.pdf", "pdf")
+    (box,) = re.findall(rb"/MediaBox \[ 0 0 (\S+) (\S+) \]", (tmp_path / "x.pdf").read_bytes())
+    assert float(box[1]) == pytest.approx(14400)
+    assert float(box[0]) == pytest.approx(14400 * picture.width / picture.height, rel=1e-3)
 
 
 def test_layers_prints_or_writes_the_table(

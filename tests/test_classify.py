@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -14,8 +16,16 @@ import torch
 from golden_case import GOLDEN
 
 from converters import load_net, save_caffemodel
+from converters.net.caffe_net import CaffeNet
 from converters.records.mean import read_mean
-from gmnet_pt.classify import Preprocessing, likeliest, main
+from gmnet_pt.classify import (
+    Classified,
+    Prediction,
+    Preprocessing,
+    likeliest,
+    main,
+    thumbnail,
+)
 
 LINE = re.compile(r'(-?\d+\.\d{4}) - "(.*)"')
 
@@ -209,3 +219,169 @@ def test_without_opencv_the_install_line_is_printed(
 ) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
     assert "pip install 'gmnet-caffe[images]'" in error(color.command(), capsys)
+
+
+# Several images, other forms ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(color: Files, tmp_path: Path) -> Path:
+    """Five images of different sizes, and a file that is none."""
+    found = tmp_path / "images"
+    found.mkdir()
+    for number in range(5):
+        pixels = np.random.default_rng(number).integers(0, 256, (20 + number, 30, 3))
+        cv2.imwrite(str(found / f"{number}.png"), pixels.astype(np.uint8))
+    (found / "notes.txt").write_text("no image")
+    return found
+
+
+def test_a_folder_is_its_images_and_several_are_a_batch(
+    color: Files,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes: list[int] = []
+    forward = CaffeNet.forward
+
+    def spy(net: CaffeNet, inputs: Any, **options: Any) -> Any:
+        sizes.append(len(inputs["data"]))
+        return forward(net, inputs, **options)
+
+    monkeypatch.setattr(CaffeNet, "forward", spy)
+    outputs = []
+    for batch in ("1", "2", "32"):
+        assert main(color.command("--batch", batch, image=folder)) == 0
+        outputs.append(capsys.readouterr().out)
+    assert sizes == [1] * 5 + [2, 2, 1] + [5]
+    titles = [line for line in outputs[0].splitlines() if line.startswith("---")]
+    assert titles == [
+        f"---------- Prediction for {folder / f'{number}.png'} ----------" for number in range(5)
+    ]
+    for other in outputs[1:]:
+        for one, two in zip(outputs[0].splitlines(), other.splitlines(), strict=True):
+            if match := LINE.fullmatch(one):
+                score, label = LINE.fullmatch(two).groups()  # type: ignore[union-attr]
+                # Another batch may be another order of sums.
+                assert label == match[2]
+                assert float(score) == pytest.approx(float(match[1]), abs=2e-4)
+            else:
+                assert one == two
+
+
+def test_a_net_of_one_item_takes_several_images_one_by_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its Reshape says how many items there are."""
+    for number, sizes in enumerate(("dim: 1 dim: 4", "dim: 1 dim: -1")):
+        deploy, weights = tmp_path / f"{number}.prototxt", tmp_path / f"{number}.caffemodel"
+        shape = f"reshape_param {{ shape {{ {sizes} }} }}"
+        deploy.write_text(
+            f'{WIDE} layer {{ name: "r" type: "Reshape" bottom: "score" top: "r" {shape} }}'
+        )
+        save_caffemodel(load_net(deploy), weights)
+        images = []
+        for place in range(3):
+            images.append(str(tmp_path / f"{place}.png"))
+            pixels = np.random.default_rng(place).integers(0, 256, (4, 6, 3)).astype(np.uint8)
+            cv2.imwrite(images[-1], pixels)
+        command = [str(deploy), str(weights), *images, "--json"]
+        assert main([*command, "--batch", "1"]) == 0
+        alone = json.loads(capsys.readouterr().out)
+        assert main(command) == 0
+        assert json.loads(capsys.readouterr().out) == alone
+        assert [len(one["predictions"]) for one in alone] == [4, 4, 4]
+
+
+def test_json_holds_what_the_lines_say(color: Files, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(color.command("--labels", str(color.labels), "--top", "3")) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert main(color.command("--labels", str(color.labels), "--top", "3", "--json")) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["image"] == str(color.image)
+    shown = [f'{one["score"]:.4f} - "{one["label"]}"' for one in found["predictions"]]
+    assert shown == lines
+
+
+def test_a_score_that_is_not_finite_is_null_in_json() -> None:
+    found = Classified(Path("x"), [Prediction("a", math.nan), Prediction("b", 1.0)], None)
+    assert found.plain()["predictions"][0] == {"label": "a", "score": None}
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 8, 8), (1, 3, 8, 8)])
+def test_a_mean_may_be_a_npy(
+    color: Files, tmp_path: Path, shape: tuple[int, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    means = np.array([100.5, 50.0, 20.25])
+    array = np.broadcast_to(means.reshape(3, *[1] * (len(shape[-3:]) - 1)), shape)
+    np.save(tmp_path / "mean.npy", array)
+    outputs = []
+    for mean in (tmp_path / "mean.npy", "100.5,50,20.25"):
+        assert main(color.command(mean=mean)) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1]
+
+
+@pytest.mark.parametrize(
+    ("array", "says"),
+    [
+        (np.zeros((5, 5)), r"has shape \(5, 5\); a mean is \(C, H, W\)"),
+        (np.zeros((1, 4, 4)), "has 1 channels, the net's input 3"),
+        (np.array(["a", "b", "c"]), "holds no array of numbers"),
+        (np.array([{}, {}, {}]), "cannot be read as a .npy"),
+    ],
+)
+def test_a_npy_that_is_no_mean_is_an_error(
+    color: Files, tmp_path: Path, array: Any, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "mean.npy", array, allow_pickle=True)
+    said = error(color.command(mean=tmp_path / "mean.npy"), capsys)
+    assert re.search(rf"mean\.npy:? {says}|mean\.npy: {says}", said), said
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".svg", ".pdf"])
+def test_the_classes_are_drawn_beside_the_images(
+    color: Files, folder: Path, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / f"x{suffix}"
+    color.labels.write_text("".join(f"class ${number}$ 中\n" for number in range(10)))
+    command = color.command("--labels", str(color.labels), "--draw", str(out), image=folder)
+    assert main(command) == 0
+    assert out.stat().st_size > 10_000
+    if suffix == ".png":
+        assert cv2.imread(str(out)).shape == (5 * 240, 1080, 3)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 5), np.uint8),
+        np.full((900, 30, 3), 7, np.uint8),
+        np.full((4, 5, 4), 65535, np.uint16),
+        np.zeros((1, 3000, 1), np.float32),
+    ],
+)
+def test_a_thumbnail_is_small_and_rgb(image: np.ndarray) -> None:
+    small = thumbnail(image)
+    assert small.dtype == np.uint8
+    assert small.shape[2] == 3
+    assert max(small.shape) <= 400
+    blue = np.zeros((2, 2, 3), np.uint8)
+    blue[..., 0] = 255
+    assert thumbnail(blue)[0, 0].tolist() == [0, 0, 255]
+
+
+def test_what_cannot_be_drawn_is_said_before_the_net_is_read(
+    color: Files, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gif = error(color.command("--draw", "x.gif", net="absent"), capsys)
+    assert "x.gif: cannot be written as '.gif', only as .png, .jpg, .svg, .pdf" in gif
+    for number in range(5, 51):
+        (folder / f"{number}.png").touch()
+    many = error(color.command("--draw", "x.png", image=folder), capsys)
+    assert "51 images; at most 50 are drawn" in many
+    (tmp_path / "empty").mkdir()
+    assert "no images in this folder (.bmp, " in error(
+        color.command(image=tmp_path / "empty"), capsys
+    )

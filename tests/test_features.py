@@ -216,6 +216,28 @@ def test_at_least_one_blob_is_needed(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["x.jpg", "x.lmdb,y.hdf5", "conv.1"])
+def test_an_unknown_suffix_is_refused_and_the_known_are_listed(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = error(capsys, "--blobs", "ip1,ip2", "--out", str(tmp_path / name))
+    last = name.split(",")[-1]
+    assert f"{last}: cannot be written as '{Path(last).suffix}'" in said
+    assert said.endswith("only as .npz, .png, .lmdb, or as LMDBs without a suffix")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_lmdb_may_be_called_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = f"{tmp_path / 'a.lmdb'},{tmp_path / 'b'}"
+    extract("--blobs", "ip2,label", "--out", names, "--iterations", "1")
+    assert values(tmp_path / "a.lmdb").shape == (100, 10, 1, 1)
+    assert len(values(tmp_path / "b")) == 100
+    mixed = error(capsys, "--blobs", "ip2,label", "--out", "a.lmdb,b.npz")
+    assert "a .npz or .png is one for all" in mixed
+    extract("--blobs", "ip2", "--out", str(tmp_path / "F.NPZ"), "--iterations", "1")
+    assert np.load(tmp_path / "F.NPZ")["ip2"].shape == (100, 10)
+
+
 def test_data_of_unknown_size_needs_iterations(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,7 +27,8 @@ from gmnet_pt.log.caffe_log import CaffeLog
 from gmnet_pt.log.events import Display, Event, Message, Run
 from gmnet_pt.log.run_record import parse_record
 from gmnet_pt.solver import device
-from gmnet_pt.solver.solver import Request, Solver
+from gmnet_pt.solver.choices import Request
+from gmnet_pt.solver.solver import Solver
 from gmnet_pt.train import Signals, main
 
 

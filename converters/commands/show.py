@@ -1,4 +1,6 @@
-"""`python -m converters show LMDB OUT.png`: a contact sheet, a row of records for each class.
+"""`python -m converters show LMDB OUT`: a contact sheet, a row of records for each class.
+
+OUT is a .png or a .jpg.
 
 With `--net` the images are what that net's data layer would hand to it in TEST, brought back to
 0 … 255 for the eye.
@@ -14,15 +16,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from converters.command_line.suffix import form_of
 from converters.datasets.registry import dataset_of
 from converters.environment import Environment
 from converters.errors import DataError
 from converters.prototxt.text import read_net
 from converters.readers.transform import Transform
 from converters.records.datum import decode_datum
-from converters.records.images import Pixels, opencv, picture_of, write_png
+from converters.records.images import Pixels, opencv, picture_of, write_picture
 from converters.records.lmdb_reader import LmdbReader, key_text
 
+FORMS = (".png", ".jpg", ".jpeg")
 _GAP = 2
 _SMALLEST = 56  # pixels: smaller images are enlarged by a whole factor
 _LABEL_WIDTH = 40
@@ -32,7 +36,7 @@ _MOST_CLASSES = 100
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the command's arguments."""
     parser.add_argument("lmdb", type=Path, metavar="LMDB")
-    parser.add_argument("out", type=Path, metavar="OUT.png")
+    parser.add_argument("out", type=Path, metavar="OUT", help=f"a {', '.join(FORMS)} file")
     parser.add_argument("--net", metavar="NET", help="apply this net's TEST transformation")
     parser.add_argument("--columns", type=int, default=10, metavar="N", help="records a class (10)")
     parser.add_argument(
@@ -44,6 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draw the sheet and say what it shows."""
+    form = form_of(args.out, FORMS)
     if args.columns < 1:
         raise DataError(f"--columns {args.columns}: at least 1 is needed")
     transform = read_transform(args.net, args.lmdb) if args.net else None
@@ -52,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         nothing_random = np.random.default_rng(0)
         rows = {label: list(transform(images, nothing_random)) for label, images in rows.items()}
     order = args.order or _order(args.lmdb)
-    write_png(args.out, contact_sheet(rows, order == "rgb"))
+    write_picture(args.out, contact_sheet(rows, order == "rgb"), form)
     shown = sum(len(images) for images in rows.values())
     print(f"{args.out}: {shown} records, {len(rows)} classes, a row each (classes {_names(rows)})")
     return 0

@@ -37,6 +37,9 @@ class InnerProduct(Layer):
             specs.append(BlobSpec("bias", (param.num_output,), param.bias_filler))
         return specs
 
+    def detail(self) -> str:
+        return str(self.param.inner_product_param.num_output)
+
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         inputs = math.prod(bottoms[0][self.start :])
         if inputs != self.inputs:

@@ -1,4 +1,4 @@
-"""A net as a table: layers, blob shapes, parameters and multiply-adds, without torch."""
+"""A net as a table: layers, blob shapes, parameters, multiply-adds and memory, without torch."""
 
 from __future__ import annotations
 
@@ -6,12 +6,19 @@ import math
 from dataclasses import dataclass
 
 from converters.layers.registry import Shape
-from converters.net.plan import NetPlan
+from converters.net.plan import LayerPlan, NetPlan
+
+_FLOAT = 4
 
 
 @dataclass(frozen=True)
 class SummaryRow:
-    """One layer: its blobs' shapes, its parameter count, its multiply-adds per batch."""
+    """One layer: its blobs' shapes, its parameter count, its multiply-adds per batch.
+
+    `activation_bytes` is the memory of its tops, as floats: none for those that it computes in
+    place, or that only show its bottom's values (Split, Reshape, Slice). `weight_bytes` is that of
+    all its blobs, its own statistics among them; blobs that layers share are each one's.
+    """
 
     name: str
     type: str
@@ -22,6 +29,13 @@ class SummaryRow:
     learnable_parameters: int
     statistics: int
     multiply_adds: int
+    activation_bytes: int
+    weight_bytes: int
+
+    @property
+    def bytes(self) -> int:
+        """Activations and weights."""
+        return self.activation_bytes + self.weight_bytes
 
 
 @dataclass(frozen=True)
@@ -33,11 +47,13 @@ class NetSummary:
     rows: tuple[SummaryRow, ...]
     parameters: int
     multiply_adds: int
+    activation_bytes: int
+    weight_bytes: int
+    batch: int
 
     def multiply_adds_per_item(self) -> int:
         """Multiply-adds for one item of the batch (the first axis of the first top)."""
-        first = next((shape for row in self.rows for shape in row.top_shapes if shape), (1,))
-        return self.multiply_adds // max(1, first[0])
+        return self.multiply_adds // self.batch
 
 
 def summarize(plan: NetPlan) -> NetSummary:
@@ -61,8 +77,30 @@ def summarize(plan: NetPlan) -> NetSummary:
                 sum(math.prod(blob.shape) for blob in trained),
                 sum(math.prod(blob.shape) for blob in kept),
                 layer.multiply_adds(position.bottom_shapes, position.top_shapes),
+                _activation_bytes(position),
+                _FLOAT * sum(math.prod(blob.shape) for blob in position.blobs),
             )
         )
     parameters = sum(math.prod(entry.spec.shape) for entry in plan.learnables if entry.spec.trained)
-    total = sum(row.multiply_adds for row in rows)
-    return NetSummary(plan.net.name, plan.phase, tuple(rows), parameters, total)
+    first = next((shape for row in rows for shape in row.top_shapes if shape), (1,))
+    return NetSummary(
+        plan.net.name,
+        plan.phase,
+        tuple(rows),
+        parameters,
+        sum(row.multiply_adds for row in rows),
+        sum(row.activation_bytes for row in rows),
+        _FLOAT * sum(math.prod(entry.spec.shape) for entry in plan.learnables),
+        max(1, first[0]),
+    )
+
+
+def _activation_bytes(position: LayerPlan) -> int:
+    layer = position.layer
+    sizes = [math.prod(shape) for shape in position.top_shapes]
+    if layer.moves_values and len(position.bottoms) == 1:
+        whole = math.prod(position.bottom_shapes[0])
+        if all(size <= whole for size in sizes):
+            return 0  # views of the one bottom
+    new = (name not in layer.param.bottom for name in position.top_names)
+    return _FLOAT * sum(size for size, is_new in zip(sizes, new) if is_new)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from converters.proto import caffe_pb2 as pb
+from converters.prototxt.strangers import COMMENT_OR_STRING, without_strings
 
-_COMMENT_OR_STRING = re.compile(r"""#[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'""")
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _NET = frozenset(pb.NetParameter.DESCRIPTOR.fields_by_name)
 _SOLVER = frozenset(pb.SolverParameter.DESCRIPTOR.fields_by_name)
@@ -27,7 +27,7 @@ def is_net(text: str) -> bool:
 
 def _first_telling(text: str) -> str:
     """The first word that is a field of one of the two alone; empty where there is none."""
-    words = _WORD.findall(_COMMENT_OR_STRING.sub(" ", text))
+    words = _WORD.findall(without_strings(text))
     return next((word for word in words if (word in _NET) != (word in _SOLVER)), "")
 
 
@@ -46,7 +46,7 @@ _NAMED = re.compile(r"""\b(?:train_)?net\s*:\s*["']([^"'\n]+)["']""")
 
 def net_of_solver(text: str) -> str:
     """The net that a solver's text names, to be shown; empty where it names none."""
-    named = _NAMED.search(_COMMENT_OR_STRING.sub(_kept, text))
+    named = _NAMED.search(COMMENT_OR_STRING.sub(_kept, text))
     return named[1] if named else ""
 
 

@@ -1,4 +1,4 @@
-"""OpenCV, as Caffe uses it: compressed images to pixels, planes of channels; PNG files.
+"""OpenCV, as Caffe uses it: compressed images to pixels, planes of channels; picture files.
 
 `converters.records.datum` decodes records with it, `converters.records.imageset` and the readers of
 image files decode files. OpenCV is an extra: it is imported when the first image is decoded.
@@ -82,13 +82,18 @@ def announced_size(image: Buffer) -> tuple[int, int]:
 
 
 def write_png(path: Path, picture: Pixels) -> None:
-    """Write a picture (H, W) gray or (H, W, 3) BGR.
+    """Write a picture (H, W) gray or (H, W, 3) BGR as PNG; raises as `write_picture`."""
+    write_picture(path, picture, ".png")
+
+
+def write_picture(path: Path, picture: Pixels, form: str) -> None:
+    """Write a picture (H, W) gray or (H, W, 3) BGR; `form` is ".png" or ".jpg", of quality 95.
 
     Raises:
         MissingExtraError: OpenCV is not installed.
         OutputError: `path` cannot be written.
     """
-    _, data = opencv("writing a picture").imencode(".png", picture)
+    _, data = opencv("writing a picture").imencode(form, picture)
     with written_beside(path) as partial:
         partial.write_bytes(bytes(data))
 

@@ -17,18 +17,24 @@ from typing import TYPE_CHECKING, NamedTuple
 from google.protobuf import text_format
 
 from converters.environment import find_file
-from converters.errors import CaffeError, SolverError
+from converters.errors import SolverError
+from converters.net import solver_nets
 from converters.net.choice import NetChoice, Weights, weight_files
+from converters.net.solver_nets import test_nets as test_nets
 from converters.proto import caffe_pb2 as pb
+from converters.proto.forks import foreign
 from converters.prototxt.kind import is_deploy, is_solver
-from converters.prototxt.text import read_net, read_solver, read_text
-from converters.prototxt.upgrade import upgrade_net
+from converters.prototxt.text import read_solver, read_text
 from converters.raw_text import file_name, storable
 from gmnet_pt.solver.epochs import scale_to_epochs
 from gmnet_pt.solver.processes import current
 
 if TYPE_CHECKING:
     import torch
+
+
+FORKS: tuple[str, ...] = ()
+"""Fields of forks that the solver honours."""
 
 
 class SolverFile(NamedTuple):
@@ -198,6 +204,11 @@ def check(solver: pb.SolverParameter, source: str) -> None:
     Raises:
         SolverError: names the fields.
     """
+    for unknown in foreign(solver, FORKS, deep=False):
+        raise SolverError(
+            f"{source}: {unknown.path} is a setting of the fork {unknown.fork} that no solver here "
+            "knows"
+        )
     given = [n for n in ("net", "net_param", "train_net", "train_net_param") if solver.HasField(n)]
     if not given:
         raise SolverError(
@@ -267,16 +278,12 @@ def weights(solver: pb.SolverParameter, source: Path) -> tuple[str, ...]:
 
 
 def train_net(solver: pb.SolverParameter, source: Path) -> NetChoice:
-    """The net to train with its state: solver default < net's state < train_state.
+    """`converters.net.solver_nets.train_net`, which must not be a deploy net.
 
     Raises:
         SolverError: there is no such file, or it is a deploy net.
     """
-    name = next(
-        n for n in ("train_net_param", "train_net", "net_param", "net") if solver.HasField(n)
-    )
-    state = pb.NetState(phase=pb.TRAIN)
-    net = _net(getattr(solver, name), f"{source}: {name}", source, state, solver.train_state)
+    net = solver_nets.train_net(solver, source)
     refuse_deploy(net)
     return net
 
@@ -293,43 +300,3 @@ def refuse_deploy(choice: NetChoice) -> None:
             f"{choice.source}: no data layer; this looks like a deploy net: training takes the net "
             "with the data layers and a loss, `gmnet classify` and `gmnet time` take this one"
         )
-
-
-def test_nets(solver: pb.SolverParameter, source: Path) -> list[NetChoice]:
-    """The test nets in Caffe's order: test_net_params, test_nets, then the general net again."""
-    nets: list[pb.NetParameter | str] = [*solver.test_net_param, *solver.test_net]
-    remaining = len(solver.test_iter) - len(nets)
-    if remaining:
-        nets += [solver.net_param if solver.HasField("net_param") else solver.net] * remaining
-    states = list(solver.test_state) or [pb.NetState()] * len(nets)
-    return [
-        _net(net, f"{source}: test net #{index}", source, pb.NetState(phase=pb.TEST), state)
-        for index, (net, state) in enumerate(zip(nets, states))
-    ]
-
-
-def _net(
-    given: pb.NetParameter | str,
-    inline: str,
-    source: Path,
-    default: pb.NetState,
-    state: pb.NetState,
-) -> NetChoice:
-    if isinstance(given, str):
-        path = find_file(given, source.parent)
-        try:
-            message, name = read_net(path), str(path)
-        except CaffeError as error:
-            if path.exists():
-                raise
-            raise SolverError(f"{source}: its net {given} does not exist") from error
-    else:
-        message = pb.NetParameter()
-        message.CopyFrom(given)
-        # Paths in an inline net are relative to the solver file.
-        message, name = upgrade_net(message, inline), str(source)
-    merged = pb.NetState()
-    for one in (default, message.state, state):
-        merged.MergeFrom(one)
-    phase = pb.Phase.Name(merged.phase)
-    return NetChoice(name, message, phase, merged.level, tuple(merged.stage))
