@@ -434,7 +434,8 @@ def test_absent_images_are_found_before_the_first_iteration(
 ) -> None:
     pytest.importorskip("cv2")
     image_net(folder, "images/")
-    assert train("--max-iter", "1") == 0
+    assert train("--epochs", "1") == 0
+    assert solver_text().max_iter == 15
     for number in range(11, 22):
         (folder.path / "images" / f"{number}.png").unlink()
     capsys.readouterr()
@@ -462,6 +463,28 @@ def test_absent_images_are_found_before_the_first_iteration(
         with pytest.raises(DataError, match="11 of the 30"):
             solver.solve(reporter=Listener())
     assert heard == [("looking for the files of lists/train.txt", 30)]
+
+
+def test_the_rows_of_all_hdf5_files_are_an_epoch(
+    folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    h5py = pytest.importorskip("h5py")
+    for name, rows in (("a", 5), ("b", 4)):
+        with h5py.File(folder.path / f"{name}.h5", "w") as file:
+            file["data"] = np.ones((rows, 36), np.float32)
+            file["label"] = np.zeros(rows, np.float32)
+    (folder.path / "files.txt").write_text("a.h5\nb.h5\n")
+    layer = 'layer { name: "rows" type: "HDF5Data" top: "data" top: "label" '
+    layer += 'hdf5_data_param { source: "files.txt" batch_size: 2 } }'
+    text = (folder.path / "net.prototxt").read_text()
+    text = re.sub(r'layer \{ name: "data".*\n.*backend: LMDB \} \}', layer, text)
+    (folder.path / "net.prototxt").write_text(text)
+    assert train("--epochs", "1") == 0
+    assert solver_text().max_iter == 5
+    assert any('9 records of layer "rows", 2 an iteration' in line for line in log_lines())
+    (folder.path / "b.h5").unlink()
+    assert train("--max-iter", "1") == 1
+    assert "1 of the 2 files of files.txt do not exist: b.h5" in capsys.readouterr().err
 
 
 def test_a_wrong_root_is_one_error(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
