@@ -1,4 +1,4 @@
-"""What the commands on a single net share: their options, the net they open, and what feeds it.
+"""What the commands on a single net share: the net they open, and what feeds it.
 
 They compute as Caffe does, in plain fp32 (`gmnet_pt.solver.precision.FP32`).
 `gmnet_pt.test`, `gmnet_pt.time`, `gmnet_pt.features` and `gmnet_pt.classify` are such commands.
@@ -6,7 +6,6 @@ They compute as Caffe does, in plain fp32 (`gmnet_pt.solver.precision.FP32`).
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,8 +13,6 @@ from typing import NamedTuple
 
 import torch
 
-from converters.command_line.net_options import add_python_option
-from converters.command_line.program import positive
 from converters.errors import SolverError
 from converters.memory import keep_freed
 from converters.net.caffe_net import CaffeNet
@@ -32,23 +29,6 @@ class OpenNet(NamedTuple):
 
     net: CaffeNet
     device: torch.device
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declare where the net runs, and what it may run."""
-    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU if there is one)")
-    add_threads_option(parser)
-    add_python_option(parser)
-
-
-def add_threads_option(parser: argparse.ArgumentParser) -> None:
-    """Declare --threads."""
-    parser.add_argument(
-        "--threads",
-        type=positive,
-        metavar="N",
-        help="threads to compute with (default: one a core)",
-    )
 
 
 def use_threads(number: int | None) -> None:

@@ -1,8 +1,6 @@
-"""`python -m gmnet_pt.train NET|SOLVER`: train a net as `caffe train` would.
+"""`gmnet train`, `python -m gmnet_pt.train`: train a net; `gmnet_pt.options.train` has the options.
 
-Lines in Caffe's form, or a bar, go to stderr; train.log and train.jsonl (and TensorBoard's events)
-go to the folder of snapshot_prefix. Ctrl-C and SIGTERM stop between two iterations, after a
-snapshot; a second Ctrl-C ends at once.
+SIGINT and SIGTERM stop between two iterations, after a snapshot; a second SIGINT ends at once.
 """
 
 from __future__ import annotations
@@ -25,13 +23,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
-from converters.command_line.net_options import (
-    add_python_option,
-    add_shape_option,
-    add_stage_option,
-    parse_shapes,
-)
-from converters.command_line.program import positive, run_program
+from converters.command_line.net_options import parse_shapes
+from converters.command_line.parser import CommandParser
+from converters.command_line.program import run_program
 from converters.command_line.progress import TerminalReporter
 from converters.net.failures import explained
 from converters.prototxt.text import to_text
@@ -40,20 +34,14 @@ from gmnet_pt.log.events import Event, Message
 from gmnet_pt.log.open_log import Logs, open_log
 from gmnet_pt.log.provenance import describe_run
 from gmnet_pt.log.training_log import TrainingLog
-from gmnet_pt.net_command import add_threads_option, use_threads
+from gmnet_pt.net_command import use_threads
+from gmnet_pt.options import train as options
+from gmnet_pt.solver.choices import Request
 from gmnet_pt.solver.device import as_run, choose_device
-from gmnet_pt.solver.layout import AUTO, LAYOUTS
-from gmnet_pt.solver.precision import PRECISIONS
 from gmnet_pt.solver.processes import Processes, joined, own_device
-from gmnet_pt.solver.resident import memory_size
 from gmnet_pt.solver.snapshot import newest, sole_writer
-from gmnet_pt.solver.solver import Request, Solver
+from gmnet_pt.solver.solver import Solver
 from gmnet_pt.solver.solver_file import SolverChoice
-
-EXIT_STATUS = (
-    "exit status: 0 trained to max_iter; 1 a clear error (a loss that is not finite among them); "
-    "2 wrong usage; 130 stopped early by SIGINT, 143 by SIGTERM, 129 by SIGHUP"
-)
 
 
 class Signals:
@@ -86,41 +74,6 @@ class Signals:
         """The request since the last call."""
         pending, self._pending = self._pending, Request.NONE
         return pending
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
-    effects = [request.value for request in Request]
-    add = parser.add_argument
-    add("path", metavar="NET|SOLVER", help="a solver, or a net with solver.prototxt beside it")
-    add("--solver", help="the solver for a net that lies elsewhere")
-    add("--weights", help="caffemodels to start from, comma-separated; the solver's own are left")
-    add("--snapshot", help="a .solverstate to continue from")
-    newest = "continue from the newest whole snapshot of the prefix; without one start anew"
-    add("--resume", action="store_true", help=newest)
-    add("--strict", action="store_true", help="a layer that no weights file has is an error")
-    add("--device", help="cpu, cuda or cuda:N; otherwise solver_mode and device_id decide")
-    add("--precision", choices=list(PRECISIONS), default="fp32", help="fp32 follows Caffe")
-    compiling = "run the loss through torch.compile: it takes minutes first, and a compiler"
-    add("--compile", action="store_true", help=compiling)
-    capture = "record an iteration as a CUDA graph and replay it (default: on; a CPU has none)"
-    add("--capture", choices=["on", "off"], default="on", help=capture)
-    kept = "of the device for records, as 2G; 0 streams (default: half a GPU's free, none on a CPU)"
-    add("--data-memory", type=memory_size, metavar="SIZE", help=kept)
-    add("--layout", choices=[AUTO, *LAYOUTS], default=AUTO, help="of memory; auto measures both")
-    add("--max-iter", type=int, help="the same as --set max_iter=N")
-    rounds = "rounds of the training data: sets max_iter, and moves the steps of the rate with it"
-    add("--epochs", type=positive, metavar="N", help=rounds)
-    add("--set", action="append", default=[], metavar="FIELD=VALUE", help="override a solver field")
-    add("--log", choices=["caffe", "bar"], help="default: a bar on a terminal, else Caffe's lines")
-    add("--tensorboard", action="store_true", help="write TensorBoard events beside the log")
-    add("--sigint-effect", choices=effects, default="stop", help="of Ctrl-C (default: stop)")
-    add("--sighup-effect", choices=effects, default="snapshot", help="of SIGHUP (snapshot)")
-    add_threads_option(parser)
-    add("--level", type=int, help="added to train_state")
-    add_stage_option(parser)
-    add_shape_option(parser)
-    add_python_option(parser)
 
 
 def solver_choice(args: argparse.Namespace) -> SolverChoice:
@@ -244,8 +197,8 @@ def _tell_how_to_resume(log: TrainingLog, args: argparse.Namespace, solver: Solv
 
 def resuming_command(args: argparse.Namespace, snapshot: Path, processes: int = 1) -> str:
     """The command line that goes on from `snapshot` with all other options as they were given."""
-    parser = argparse.ArgumentParser()
-    configure(parser)
+    parser = CommandParser()
+    options.configure(parser)
     words: list[str] = []
     for action in parser._actions:
         value = getattr(args, action.dest, action.default)
@@ -266,7 +219,9 @@ def resuming_command(args: argparse.Namespace, snapshot: Path, processes: int = 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and train."""
-    return run_program("gmnet_pt.train", __doc__, configure, run, argv, EXIT_STATUS)
+    return run_program(
+        "gmnet_pt.train", options.__doc__, options.configure, run, argv, options.EXIT_STATUS
+    )
 
 
 if __name__ == "__main__":

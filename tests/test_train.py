@@ -15,7 +15,7 @@ from converters import load_net, save_caffemodel
 from converters.formats.caffemodel import read_caffemodel
 from gmnet_pt.log.events import Message, Run
 from gmnet_pt.log.run_record import parse_record
-from gmnet_pt.solver.solver import Request
+from gmnet_pt.solver.choices import Request
 from gmnet_pt.train import Signals, main
 
 

@@ -11,7 +11,6 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -46,6 +45,7 @@ from gmnet_pt.solver import not_finite, solver_file, testing
 from gmnet_pt.solver import snapshot as snapshots
 from gmnet_pt.solver.batches import Batches
 from gmnet_pt.solver.capture import CapturedStep, CudaGraphs, Graphs
+from gmnet_pt.solver.choices import AUTO, Request
 from gmnet_pt.solver.compiled import CompiledLoss
 from gmnet_pt.solver.debug_info import show_forward_backward
 from gmnet_pt.solver.device import choose_device
@@ -60,15 +60,6 @@ from gmnet_pt.solver.scores import SmoothedLoss, list_outputs
 from gmnet_pt.solver.solver_file import SolverChoice
 from gmnet_pt.solver.step import Feed, Passed, TrainingStep
 from gmnet_pt.solver.updates import Updater
-
-
-class Request(Enum):
-    """What a signal asks of a running solver."""
-
-    NONE = "none"
-    SNAPSHOT = "snapshot"
-    STOP = "stop"
-
 
 _REQUESTS = list(Request)
 """Of what several processes are asked for, the later is done by all."""
@@ -158,7 +149,7 @@ class Solver:
         self._requests = no_request
         self._last_feed: Feed | None = None
         self.layout: str | None = None
-        if choice.layout != layouts.AUTO:
+        if choice.layout != AUTO:
             self._lay_out(choice.layout)
         self.last_snapshot: Path | None = None
         if resumed is not None:
@@ -480,7 +471,7 @@ class Solver:
         self.updater.load_history([x.to(self.device) for x in state.history], source)
         if state.learned_net:
             self.net.load_weights(state.learned_net, strict=True)
-        if state.layout is not None and self.choice.layout == layouts.AUTO:
+        if state.layout is not None and self.choice.layout == AUTO:
             self._lay_out(state.layout)
         self.iter, self.current_step = state.iteration, state.current_step
         self._begin_window(state.smoothed_loss or 0.0)
