@@ -112,15 +112,16 @@ def test_losses_are_on_the_left_and_each_log_has_its_name(
     panels = {
         axes.get_ylabel(): {line.get_label() for line in axes.get_lines()} for axes in figure.axes
     }
-    assert list(panels) == ["loss", "value"]
+    assert list(panels) == ["loss", "accuracy"]
+    ours = record.parent.name
     assert panels["loss"] == {
-        *(f"{golden}: {phase} loss" for phase in ("train", "test")),
-        *(f"{record}: {name}" for name in ("train loss", "test loss (net #1)")),
-        f"{record}: test total loss (net #1)",
+        *(f"caffe.log: {phase} loss" for phase in ("train", "test")),
+        *(f"{ours}: {name}" for name in ("train loss", "test loss (net #1)")),
+        f"{ours}: test total loss (net #1)",
     }
-    assert panels["value"] == {
-        f"{golden}: test accuracy",
-        f"{record}: test accuracy (net #1)",
+    assert panels["accuracy"] == {
+        "caffe.log: test accuracy",
+        f"{ours}: test accuracy (net #1)",
     }
     left, right = (axes.get_position().x0 for axes in figure.axes)
     assert left < right
