@@ -129,16 +129,18 @@ class LoggedRun:
 
     @cached_property
     def seconds(self) -> Mapping[float, float]:
-        """Iterations and the seconds of training until then, pauses left out.
+        """Iterations and the seconds of training until then; pauses and setting up are left out.
 
         Of what a resumed run repeats, the last time counts.
         """
         found: dict[float, float] = {}
-        passed, last = 0.0, None
+        passed, last, training = 0.0, None, True
         for event, time in self.events:
             if time is None:
                 continue
-            if last is not None and not isinstance(event, Run | Start):
+            if isinstance(event, Run | Start):
+                training = isinstance(event, Start)
+            elif training and last is not None:
                 passed += max(0.0, time - last)
             last = time
             if isinstance(event, Display | Scores):
@@ -147,12 +149,25 @@ class LoggedRun:
 
     @property
     def speed(self) -> float | None:
-        """Iterations a second, from display to display; tests and snapshots are not counted."""
-        speeds = [
-            event.speed for event, _ in self.events if isinstance(event, Display) and event.speed
-        ]
-        seconds = sum(speed.seconds for speed in speeds)
-        return sum(speed.iterations for speed in speeds) / seconds if seconds > 0 else None
+        """Iterations a second, from display to display; a display's own seconds leave tests out.
+
+        How many iterations those took, Caffe counts wrongly in its first line.
+        """
+        iterations, seconds = 0, 0.0
+        last: tuple[int, float | None] | None = None
+        for event, time in self.events:
+            if isinstance(event, Run | Start):
+                last = None
+            if not isinstance(event, Display):
+                continue
+            if last is not None and event.iteration > last[0]:
+                taken = event.speed.seconds if event.speed else None
+                if taken is None and time is not None and last[1] is not None:
+                    taken = time - last[1]
+                if taken is not None and taken > 0:
+                    iterations, seconds = iterations + event.iteration - last[0], seconds + taken
+            last = event.iteration, time
+        return iterations / seconds if seconds > 0 else None
 
 
 def read_runs(path: Path) -> list[LoggedRun]:
