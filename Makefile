@@ -20,8 +20,6 @@ FOLDER  := $(MODEL)_$(DATASET)$(if $(filter table,$(READING)),_table)$(if $(filt
 NET     := prototxt/$(FOLDER)/net.prototxt
 GENERATE = $(BIN)/python -m prototxt_gen $(MODEL) --dataset $(DATASET) --reading $(READING) --width $(WIDTH)
 
-DEMO    := bua_digits_w0.25
-
 .PHONY: help setup prototxt lmdb train demo test gpu torture lint bench reproduce clean proto
 .DEFAULT_GOAL := help
 
@@ -41,7 +39,7 @@ $(READY): pyproject.toml
 	@echo "installing into .venv (some minutes the first time) …"
 	@'$(PYTHON)' -m venv .venv
 	@$(INSTALL) torch==2.13.0
-	@$(INSTALL) -e '.[images,hdf5,plots,demo,dev]'
+	@$(INSTALL) -e '.[images,hdf5,plots,demo,completion,dev]'
 	@touch $@
 
 prototxt: $(READY)  ## write prototxt/FOLDER/{net,deploy,solver}.prototxt: MODEL DATASET READING WIDTH ARGS
@@ -55,14 +53,8 @@ train: $(READY)  ## train (the prototxt is generated if absent): MODEL DATASET R
 	@$(GENERATE) --keep
 	@$(BIN)/python -m gmnet_pt.train $(NET) $(ARGS)
 
-# An average over ten batches rather than Caffe's thousand: the run is too short for the latter.
 demo: $(READY)  ## train a small GM-Net on handwritten digits, without any download (2 minutes)
-	@test -d lmdb/digits_train -a -d lmdb/digits_test || $(BIN)/python -m converters lmdb digits
-	@$(BIN)/python -m prototxt_gen bua --dataset digits --width 0.25 --dropout 0 \
-	--moving-average-fraction 0.9 --random-seed 1 --force
-	@$(BIN)/python -m gmnet_pt.train prototxt/$(DEMO)/net.prototxt --device cpu --layout channels_last $(ARGS)
-	@$(BIN)/python -m gmnet_pt.demo runs/$(DEMO)/train.jsonl
-	@echo "Data: lmdb/digits_train, lmdb/digits_test; net and solver: prototxt/$(DEMO)"
+	@$(BIN)/python -m gmnet_pt.demo $(ARGS)
 
 # pytest takes DIR in `--mnist DIR` for a folder of tests; `--mnist=DIR` it understands.
 test: $(READY)  ## run the tests: ARGS='--mnist DIR --cifar10-jpeg FILE' adds those on real data
@@ -93,9 +85,12 @@ build/protoc/.installed: $(READY)
 	@$(INSTALL) --upgrade --target build/protoc grpcio-tools==1.62.3
 	@touch $@
 
-proto: build/protoc/.installed  ## regenerate the classes in converters/proto from caffe.proto
-	@PYTHONPATH=build/protoc $(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. \
-	converters/proto/caffe.proto
+PROTOC = PYTHONPATH=build/protoc $(BIN)/python -m grpc_tools.protoc
+
+proto: build/protoc/.installed  ## regenerate the classes in converters/proto from caffe.proto and forks.proto
+	@$(PROTOC) -I . --include_imports --descriptor_set_out=build/forks.pb converters/proto/forks.proto
+	@$(BIN)/python -m converters.proto.merge build/forks.pb build/caffe.pb
+	@$(PROTOC) --descriptor_set_in=build/caffe.pb --python_out=. --pyi_out=. converters/proto/caffe.proto
 
 clean:  ## remove .venv, caches and build outputs; prototxt/, lmdb/ and runs/ stay
 	@rm -rf .venv build dist ./*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -41,7 +41,9 @@ if TYPE_CHECKING:
     from bench.hand_written.classifier import Classifier
 
 RECORDS = 8
-"""Batches in a database; its readers go round and round."""
+"""Batches in a database, at least; its readers go round and round …"""
+DATABASE = 8 << 20
+"""… and bytes, so that small images do not come round in the twinkling of an eye."""
 
 
 class Images(NamedTuple):
@@ -235,7 +237,9 @@ def write_training(
     data.data_param.batch_size = batch
     data.data_param.backend = pb.DataParameter.LMDB
     net.layer.extend(case.layers().layer)
-    write_database(folder / "lmdb", case.images, case.classes, RECORDS * batch, jpeg)
+    image = case.images.channels * case.images.stored**2
+    count = max(RECORDS, DATABASE // (batch * image)) * batch
+    write_database(folder / "lmdb", case.images, case.classes, count, jpeg)
     files = Training(folder / "net.prototxt", folder / "solver.prototxt")
     files.net.write_text(text_format.MessageToString(net))
     rule = case.rule

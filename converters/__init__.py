@@ -9,17 +9,21 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from converters.version import __version__
+
 if TYPE_CHECKING:
+    from converters.errors import CaffeError
     from converters.net.caffe_net import CaffeNet, load_net
     from converters.net.saving import save_caffemodel
 
 _HOMES = {
+    "CaffeError": "converters.errors",
     "CaffeNet": "converters.net.caffe_net",
     "load_net": "converters.net.caffe_net",
     "save_caffemodel": "converters.net.saving",
 }
 
-__all__ = ["CaffeNet", "load_net", "save_caffemodel"]
+__all__ = ["CaffeError", "CaffeNet", "__version__", "load_net", "save_caffemodel"]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,17 +11,67 @@ import sys
 
 from converters.command_line.program import Command, run_subcommand
 
+DATA = "Databases"
+NETS = "Nets and solvers"
+
 COMMANDS = {
-    "lmdb": Command("converters.commands.lmdb", "build the train and test LMDB of a data set"),
-    "imageset": Command("converters.commands.imageset", "build an LMDB from a list of images"),
-    "mean": Command("converters.commands.mean", "compute the mean image of an LMDB"),
-    "verify": Command("converters.commands.verify", "check every record of an LMDB"),
-    "show": Command("converters.commands.show", "draw a contact sheet of an LMDB's records"),
-    "upgrade": Command("converters.commands.upgrade", "bring an old net or solver to today's form"),
-    "summary": Command("converters.commands.summary", "print a net's layers, shapes and costs"),
-    "check": Command("converters.commands.check", "try every prototxt below a folder"),
-    "layers": Command("converters.commands.layers", "list each layer type's fields, as Markdown"),
-    "draw": Command("converters.commands.draw", "draw a net as an SVG picture"),
+    "lmdb": Command(
+        "converters.commands.lmdb",
+        "build the train and test LMDB of a data set",
+        DATA,
+        "gmnet lmdb mnist --source archives",
+    ),
+    "imageset": Command(
+        "converters.commands.imageset",
+        "build an LMDB from a list of images",
+        DATA,
+        "gmnet imageset images/ list.txt train_lmdb --resize 256x256",
+    ),
+    "mean": Command(
+        "converters.commands.mean",
+        "compute the mean image of an LMDB",
+        DATA,
+        "gmnet mean train_lmdb mean.binaryproto",
+    ),
+    "verify": Command(
+        "converters.commands.verify",
+        "check every record of an LMDB",
+        DATA,
+        "gmnet verify train_lmdb --classes 10",
+    ),
+    "show": Command(
+        "converters.commands.show",
+        "draw a contact sheet of an LMDB's records",
+        DATA,
+        "gmnet show train_lmdb sheet.png",
+    ),
+    "summary": Command(
+        "converters.commands.summary",
+        "print a net's layers, shapes and costs",
+        NETS,
+        "gmnet summary deploy.prototxt",
+    ),
+    "draw": Command(
+        "converters.commands.draw", "draw a net", NETS, "gmnet draw deploy.prototxt net.svg"
+    ),
+    "check": Command(
+        "converters.commands.check",
+        "try every prototxt below a folder",
+        NETS,
+        "gmnet check models/",
+    ),
+    "upgrade": Command(
+        "converters.commands.upgrade",
+        "bring an old net or solver to today's form",
+        NETS,
+        "gmnet upgrade old.prototxt new.prototxt",
+    ),
+    "layers": Command(
+        "converters.commands.layers",
+        "list each layer type's fields, as Markdown",
+        NETS,
+        "gmnet layers layers.md",
+    ),
 }
 
 

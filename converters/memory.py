@@ -2,14 +2,18 @@
 
 Shapes and file headers say what will be allocated; who is about to do so calls `require_memory`.
 What no shape tells (a convolution's workspace) is found by `ran_out`, from the errors of Python,
-NumPy and torch. Nothing here imports torch.
+NumPy and torch. `keep_freed` saves a training the way to the system and back. Nothing here imports
+torch.
 """
 
 from __future__ import annotations
 
+import ctypes
 import mmap
+import os
 import re
 import resource
+from contextlib import suppress
 from pathlib import Path
 
 from converters.errors import CaffeError
@@ -22,6 +26,8 @@ _CGROUPS = (
     ("/sys/fs/cgroup", "memory.max", "memory.current"),
     ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
 )
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt, malloc.h
+_LARGEST_INT = (1 << 31) - 1
 _TORCH = re.compile(r"can't allocate memory|out of memory|std::bad_alloc|not enough memory", re.I)
 
 
@@ -47,11 +53,39 @@ def require_memory(size: int, what: str, error: type[CaffeError]) -> None:
         raise error(f"{what} needs {gibibytes(size)} of memory, {gibibytes(free)} are free")
 
 
+def limit_growth(size: int | None) -> None:
+    """Let this process take at most `size` bytes more than it has; None lifts that limit.
+
+    What is mapped counts, touched or not: who is about to load large libraries lifts it before.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = hard
+    if size is not None and (own := _mapped()) is not None:
+        limit = own + size if hard == resource.RLIM_INFINITY else min(own + size, hard)
+    with suppress(ValueError, OSError):  # a system that knows no such limit
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+
+
 def ran_out(error: BaseException) -> bool:
     """Whether an exception of Python, NumPy, h5py or torch (CPU or GPU) means too little memory."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError | OSError) and bool(_TORCH.search(str(error)))
+
+
+def keep_freed() -> bool:
+    """Let this process keep the memory that it frees, for its next allocations.
+
+    glibc gives large blocks back to the system, which clears each page when it is asked for again:
+    a quarter of LeNet's step. Where MALLOC_… variables say how that is to be, or malloc is another
+    one, nothing changes. Returns whether glibc agreed.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None or any(name.startswith("MALLOC_") for name in os.environ):
+        return False
+    # Older ones take no threshold above 32 MiB.
+    large = mallopt(_MMAP_THRESHOLD, _GIB) or mallopt(_MMAP_THRESHOLD, 32 << 20)
+    return bool(large and mallopt(_TRIM_THRESHOLD, _LARGEST_INT))
 
 
 def gibibytes(size: int) -> str:
@@ -68,10 +102,14 @@ def _available() -> int | None:
 def _below_own_limit() -> int | None:
     """What `ulimit -v` leaves of the address space."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    mapped = _mapped()
+    return None if limit == resource.RLIM_INFINITY or mapped is None else max(0, limit - mapped)
+
+
+def _mapped() -> int | None:
+    """Bytes of this process's address space that are taken."""
     pages = _text("/proc/self/statm").split()
-    if limit == resource.RLIM_INFINITY or not pages:
-        return None
-    return max(0, limit - int(pages[0]) * mmap.PAGESIZE)
+    return int(pages[0]) * mmap.PAGESIZE if pages else None
 
 
 def _below_limit_of(names: tuple[str, str, str]) -> int | None:

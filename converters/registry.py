@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 from converters.errors import CaffeError
+from converters.nearest import known_names
 
 Entry = TypeVar("Entry")
 
@@ -40,12 +41,11 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         return enter
 
     def find(self, name: str, error: Callable[[str], CaffeError]) -> Entry:
-        """The entry called `name`; raises `error` with a message that lists all names."""
+        """The entry called `name`; raises `error`, which names what may have been meant."""
         try:
             return self[name]
         except KeyError:
-            known = ", ".join(self)
-            raise error(f"unknown {self.kind} {name!r}; known are {known}") from None
+            raise error(f"unknown {self.kind} {name!r}{known_names(name, self)}") from None
 
     def _found(self) -> dict[str, Entry]:
         if self._package:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from converters.version import __version__
+
 if TYPE_CHECKING:
     from gmnet_pt.solver.batches import feeds
     from gmnet_pt.solver.solver import Solver
 
 _HOMES = {"Solver": "gmnet_pt.solver.solver", "feeds": "gmnet_pt.solver.batches"}
 
-__all__ = ["Solver", "feeds"]
+__all__ = ["Solver", "__version__", "feeds"]
 
 
 def __getattr__(name: str) -> Any:

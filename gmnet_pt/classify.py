@@ -1,9 +1,7 @@
-"""`python -m gmnet_pt.classify DEPLOY WEIGHTS IMAGE|FOLDER…`: the likeliest classes of images.
+"""`gmnet classify`, `python -m gmnet_pt.classify`: the likeliest classes of images.
 
-An image becomes the net's input as in Caffe's example: its channels are those of the net (BGR, or
-gray), it is resized to the net's input, and the mean of each channel is subtracted. The lines
-are Caffe's too: probability and label; --json prints them for machines, --draw shows them beside
-the images. Source: Caffe examples/cpp_classification/classification.cpp.
+`gmnet_pt.options.classify` has the options. Source: Caffe
+examples/cpp_classification/classification.cpp.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from converters.command_line.net_options import net_choice
-from converters.command_line.program import positive, run_program
+from converters.command_line.program import run_program
 from converters.command_line.suffix import form_of
 from converters.errors import DataError, NetError, ShapeError, import_extra
 from converters.formats.whole_files import written_beside
@@ -37,7 +35,8 @@ from converters.reporting import escaped, shortened
 from gmnet_pt.image_input import read_channel_means, read_image
 from gmnet_pt.log.events import Message
 from gmnet_pt.log.open_log import open_log
-from gmnet_pt.net_command import OpenNet, add_options, open_net, use_threads
+from gmnet_pt.net_command import OpenNet, open_net, use_threads
+from gmnet_pt.options import classify as options
 from gmnet_pt.solver.precision import FP32
 
 FORMS = (".png", ".jpg", ".svg", ".pdf")
@@ -99,25 +98,6 @@ class Preprocessing:
         pixels = image.reshape(self.height, self.width, self.channels).astype(np.float32)
         result: NDArray[np.float32] = (pixels - self.mean) * np.float32(self.scale)
         return np.ascontiguousarray(result.transpose(2, 0, 1))[np.newaxis]
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
-    add = parser.add_argument
-    add("net", metavar="DEPLOY", help="a net prototxt with one Input and one output")
-    add("weights", metavar="WEIGHTS", help="caffemodels, comma-separated")
-    images = "image files, or folders: all images in them"
-    add("images", metavar="IMAGE|FOLDER", nargs="+", type=Path, help=images)
-    mean = "a .binaryproto, a .npy, or a value for each channel: 104,117,123 (default: none)"
-    add("--mean", help=mean)
-    add("--labels", type=Path, help="a file with the name of each class on a line")
-    add("--top", type=positive, default=5, metavar="K", help="classes an image (5)")
-    add("--scale", type=float, default=1.0, help="the net's transform_param scale (1)")
-    add("--batch", type=positive, default=32, metavar="N", help="images at once (32)")
-    add("--json", action="store_true", help="print the predictions for machines")
-    drawn = f"also draw each image and its classes: a {', '.join(FORMS)} file"
-    add("--draw", type=Path, metavar="OUT", help=drawn)
-    add_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -306,7 +286,7 @@ def draw_classes(found: Sequence[Classified], out: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and classify."""
-    return run_program("gmnet_pt.classify", __doc__, configure, run, argv)
+    return run_program("gmnet_pt.classify", options.__doc__, options.configure, run, argv)
 
 
 if __name__ == "__main__":

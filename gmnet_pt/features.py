@@ -1,17 +1,6 @@
-"""`python -m gmnet_pt.features NET --weights W --blobs B --out OUT`: a net's blobs over its data.
+"""`gmnet features`, `python -m gmnet_pt.features`: a net's blobs over its data.
 
-With `--figure 3` (nets of two paths) or `--figure 4` (baselines) instead of `--blobs`, OUT.png
-shows the maps of the paper's figure for the first images of the data, or for the files of
-`--image`, and their numbers are printed.
-
-The net's TEST data layers feed it. With `--blobs` OUT decides the form:
-
-- `X.npz`: an array a blob, images first, and the labels where the net has them;
-- `X.png`: the maps of the first images, tiled, each image's between its least and largest value;
-- `X` or `X.lmdb`: an LMDB a blob, the records Caffe's extract_features writes. Several blobs take
-  several names with commas, or one folder for all.
-
-Without --iterations the data is gone through once. Source: Caffe tools/extract_features.cpp.
+`gmnet_pt.options.features` has the options. Source: Caffe tools/extract_features.cpp.
 """
 
 from __future__ import annotations
@@ -34,12 +23,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from converters.command_line.net_options import (
-    add_shape_option,
-    add_state_options,
-    net_choice,
-)
-from converters.command_line.program import positive, run_program
+from converters.command_line.net_options import net_choice
+from converters.command_line.program import run_program
 from converters.command_line.progress import progress
 from converters.command_line.suffix import form_of
 from converters.errors import CaffeError, DataError, OutputError, ShapeError
@@ -50,7 +35,6 @@ from converters.records.images import Pixels, opencv, write_png
 from converters.records.lmdb_writer import check_target, create_lmdb
 from gmnet_pt.feature_maps import (
     CAPTION,
-    FIGURES,
     GAP,
     PAGE,
     draw_maps,
@@ -63,56 +47,14 @@ from gmnet_pt.feature_maps import (
 from gmnet_pt.image_input import image_input, without_database
 from gmnet_pt.log.events import Message
 from gmnet_pt.log.open_log import open_log
-from gmnet_pt.net_command import OpenNet, add_options, open_net, opened_data, use_threads
+from gmnet_pt.net_command import OpenNet, open_net, opened_data, use_threads
+from gmnet_pt.options import features as options
 from gmnet_pt.solver.batches import Batches, next_feed
 from gmnet_pt.solver.precision import FP32
 
 FORMS = (".npz", ".png", ".lmdb")
 
 Arrays = Mapping[str, NDArray[np.float32]]
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
-    parser.add_argument("net", metavar="NET", help="a net prototxt with data layers")
-    parser.add_argument("--weights", required=True, help="caffemodels, comma-separated")
-    blobs = parser.add_mutually_exclusive_group(required=True)
-    blobs.add_argument("--blobs", metavar="B[,B2]", help="the blobs' names")
-    blobs.add_argument(
-        "--figure", type=int, choices=FIGURES, help="the blobs of a figure of the paper, as a PNG"
-    )
-    parser.add_argument(
-        "--out",
-        required=True,
-        help="X.npz, X.png, or LMDBs (X, X.lmdb): a folder for all or a name a blob",
-    )
-    parser.add_argument("--iterations", type=positive, help="batches (default: the data once)")
-    parser.add_argument("--images", type=positive, help="images of the data on a PNG (1)")
-    parser.add_argument("--force", action="store_true", help="replace existing LMDBs")
-    figure = parser.add_argument_group("with --figure")
-    figure.add_argument(
-        "--image",
-        nargs="+",
-        action="extend",
-        type=Path,
-        metavar="FILE",
-        help="image files instead of the data, whose database may then be absent; repeatable",
-    )
-    figure.add_argument(
-        "--order",
-        choices=("rgb", "bgr"),
-        help="channel order of the net's images (default: its data set's; BGR if unknown)",
-    )
-    figure.add_argument(
-        "--mean",
-        help="with --image: a .binaryproto, or a value for each channel (default: the net's own)",
-    )
-    figure.add_argument(
-        "--scale", type=float, help="with --image: the scale (default: the net's own)"
-    )
-    add_shape_option(parser)
-    add_state_options(parser)
-    add_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -353,7 +295,7 @@ def _row(name: str, images: Sequence[NDArray[np.float32]]) -> Pixels:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and extract."""
-    return run_program("gmnet_pt.features", __doc__, configure, run, argv)
+    return run_program("gmnet_pt.features", options.__doc__, options.configure, run, argv)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the commands on a single net share: their options, the net they open, and what feeds it.
+"""What the commands on a single net share: the net they open, and what feeds it.
 
 They compute as Caffe does, in plain fp32 (`gmnet_pt.solver.precision.FP32`).
 `gmnet_pt.test`, `gmnet_pt.time`, `gmnet_pt.features` and `gmnet_pt.classify` are such commands.
@@ -6,7 +6,6 @@ They compute as Caffe does, in plain fp32 (`gmnet_pt.solver.precision.FP32`).
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,14 +13,12 @@ from typing import NamedTuple
 
 import torch
 
-from converters.command_line.net_options import add_python_option
-from converters.command_line.program import positive
-from converters.errors import DataError, SolverError
+from converters.errors import SolverError
+from converters.memory import keep_freed
 from converters.net.caffe_net import CaffeNet
 from converters.net.choice import NetChoice
 from converters.net.plan import plan_net
 from converters.proto import caffe_pb2 as pb
-from converters.readers.reader import READERS
 from gmnet_pt.log.events import Event, Finetune, Message
 from gmnet_pt.solver.batches import Batches, closing, open_net_batches
 from gmnet_pt.solver.device import device_message, named_device, solver_device
@@ -32,23 +29,6 @@ class OpenNet(NamedTuple):
 
     net: CaffeNet
     device: torch.device
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declare where the net runs, and what it may run."""
-    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU if there is one)")
-    add_threads_option(parser)
-    add_python_option(parser)
-
-
-def add_threads_option(parser: argparse.ArgumentParser) -> None:
-    """Declare --threads."""
-    parser.add_argument(
-        "--threads",
-        type=positive,
-        metavar="N",
-        help="threads to compute with (default: one a core)",
-    )
 
 
 def use_threads(number: int | None) -> None:
@@ -73,6 +53,8 @@ def open_net(choice: NetChoice, wanted: str | None, show: Callable[[Event], None
     default = solver_device(pb.SolverParameter())
     device = default if wanted is None else named_device(wanted)
     show(device_message(device))
+    if device.type == "cpu":
+        keep_freed()
     net = CaffeNet(plan_net(choice))
     report = net.initialize(choice.weights, choice.strict)
     for file in choice.weights:
@@ -90,11 +72,5 @@ def opened_data(net: CaffeNet) -> Iterator[Sequence[Batches]]:
     Raises:
         DataError: a data layer's files are absent or damaged, or it reads none.
     """
-    for layer in net.plan.data_layers:
-        if layer.type not in READERS:
-            raise DataError(
-                f'{net.plan.source}: layer "{layer.name}" ({layer.type}) brings no data of its '
-                "own; a net with data layers is needed here, not a deploy net"
-            )
     with closing(open_net_batches(net)) as batches:
         yield batches

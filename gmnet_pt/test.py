@@ -1,8 +1,6 @@
-"""`python -m gmnet_pt.test NET --weights W`: score a net over batches, as `caffe test` does.
+"""`gmnet test`, `python -m gmnet_pt.test`: score a net; `gmnet_pt.options.test` has the options.
 
-The net's TEST data layers feed it. The lines are those of Caffe's log, on stderr: the outputs of
-each batch, the mean loss and the mean of each output. `gmnet_pt.solver.scores` takes the means.
-Source: Caffe tools/caffe.cpp, test.
+`gmnet_pt.solver.scores` takes the means. Source: Caffe tools/caffe.cpp, test.
 """
 
 from __future__ import annotations
@@ -16,24 +14,16 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from converters.command_line.net_options import add_state_options, net_choice
-from converters.command_line.program import positive, run_program
+from converters.command_line.net_options import net_choice
+from converters.command_line.program import run_program
 from gmnet_pt.log.caffe_log import CaffeLog, output_text
 from gmnet_pt.log.events import Event, Message
-from gmnet_pt.net_command import OpenNet, add_options, open_net, opened_data, use_threads
+from gmnet_pt.net_command import OpenNet, open_net, opened_data, use_threads
+from gmnet_pt.options import test as options
 from gmnet_pt.solver.batches import next_feed
 from gmnet_pt.solver.precision import FP32
 from gmnet_pt.solver.scores import Means, list_outputs
 from gmnet_pt.solver.testing import forward
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
-    parser.add_argument("net", metavar="NET", help="a net prototxt with data layers")
-    parser.add_argument("--weights", required=True, help="caffemodels, comma-separated")
-    parser.add_argument("--iterations", type=positive, default=50, help="batches (50, as in Caffe)")
-    add_state_options(parser)
-    add_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -68,7 +58,7 @@ def score(opened: OpenNet, iterations: int, show: Callable[[Event], None]) -> Me
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and score."""
-    return run_program("gmnet_pt.test", __doc__, configure, run, argv)
+    return run_program("gmnet_pt.test", options.__doc__, options.configure, run, argv)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""`python -m gmnet_pt.time NET`: how long each layer takes forward and backward, and the whole net.
+"""`gmnet time`, `python -m gmnet_pt.time`: milliseconds a layer; `gmnet_pt.options.time` has the
+options.
 
-The layers run one at a time, as Caffe runs them (`converters.net.layerwise`); the totals are also
-given for the graph that training runs, which is fused and faster. Averages in milliseconds. Data
-layers read their files; Input layers, and any whose shape is given, are fed noise. Source: Caffe
+The layers run one at a time, as Caffe runs them (`converters.net.layerwise`). Source: Caffe
 tools/caffe.cpp, time.
 """
 
@@ -23,8 +22,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from converters.command_line.net_options import add_net_options, net_choice
-from converters.command_line.program import positive, run_program
+from converters.command_line.net_options import net_choice
+from converters.command_line.program import run_program
 from converters.command_line.progress import progress
 from converters.command_line.table import aligned
 from converters.net.caffe_net import CaffeNet
@@ -34,9 +33,11 @@ from converters.readers.reader import READERS
 from gmnet_pt.log.caffe_log import CaffeLog
 from gmnet_pt.log.events import Message
 from gmnet_pt.log.open_log import open_log
-from gmnet_pt.net_command import OpenNet, add_options, open_net, use_threads
+from gmnet_pt.net_command import OpenNet, open_net, use_threads
+from gmnet_pt.options import time as options
 from gmnet_pt.solver.batches import Source, closing, next_feed, open_batches
-from gmnet_pt.solver.layout import AUTO, LAYOUTS, Chosen, choose
+from gmnet_pt.solver.choices import AUTO
+from gmnet_pt.solver.layout import LAYOUTS, Chosen, choose
 from gmnet_pt.solver.precision import FP32
 
 
@@ -108,21 +109,6 @@ class Stopwatch:
         now = time.perf_counter()
         passed, self._last = now - self._last, now
         return passed * 1000
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
-    parser.add_argument("net", metavar="NET", help="a net prototxt, of any age")
-    parser.add_argument("--weights", help="caffemodels, comma-separated (default: the fillers)")
-    parser.add_argument("--iterations", type=positive, default=50, help="passes (50, as in Caffe)")
-    add_net_options(parser, "TRAIN")
-    add_options(parser)
-    parser.add_argument(
-        "--layout", choices=[AUTO, *LAYOUTS], default=AUTO, help="of memory; auto measures both"
-    )
-    parser.add_argument(
-        "--log", choices=["caffe", "table"], default="table", help="Caffe's lines, or a table"
-    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -286,7 +272,7 @@ def caffe_lines(times: NetTime) -> Iterator[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and measure."""
-    return run_program("gmnet_pt.time", __doc__, configure, run, argv)
+    return run_program("gmnet_pt.time", options.__doc__, options.configure, run, argv)
 
 
 if __name__ == "__main__":

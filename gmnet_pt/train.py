@@ -1,8 +1,6 @@
-"""`python -m gmnet_pt.train NET|SOLVER`: train a net as `caffe train` would.
+"""`gmnet train`, `python -m gmnet_pt.train`: train a net; `gmnet_pt.options.train` has the options.
 
-Lines in Caffe's form, or a bar, go to stderr; train.log and train.jsonl (and TensorBoard's events)
-go to the folder of snapshot_prefix. Ctrl-C and SIGTERM stop between two iterations, after a
-snapshot; a second Ctrl-C ends at once.
+SIGINT and SIGTERM stop between two iterations, after a snapshot; a second SIGINT ends at once.
 """
 
 from __future__ import annotations
@@ -13,36 +11,37 @@ if __name__ == "__main__":  # before what takes long to import
     starting.begin()
 
 import argparse
+import shlex
 import signal
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
-from converters.command_line.net_options import add_python_option, add_stage_option
+from converters.command_line.net_options import parse_shapes
+from converters.command_line.parser import CommandParser
 from converters.command_line.program import run_program
+from converters.command_line.progress import TerminalReporter
 from converters.net.failures import explained
 from converters.prototxt.text import to_text
 from converters.raw_text import file_name
-from gmnet_pt.log.events import Message
+from gmnet_pt.log.events import Event, Message
 from gmnet_pt.log.open_log import Logs, open_log
 from gmnet_pt.log.provenance import describe_run
-from gmnet_pt.net_command import add_threads_option, use_threads
-from gmnet_pt.solver.device import choose_device
-from gmnet_pt.solver.layout import AUTO, LAYOUTS
-from gmnet_pt.solver.precision import PRECISIONS
+from gmnet_pt.log.training_log import TrainingLog
+from gmnet_pt.net_command import use_threads
+from gmnet_pt.options import train as options
+from gmnet_pt.solver.choices import Request
+from gmnet_pt.solver.device import as_run, choose_device
 from gmnet_pt.solver.processes import Processes, joined, own_device
-from gmnet_pt.solver.resident import memory_size
-from gmnet_pt.solver.snapshot import sole_writer
-from gmnet_pt.solver.solver import Request, Solver
+from gmnet_pt.solver.snapshot import newest, sole_writer
+from gmnet_pt.solver.solver import Solver
 from gmnet_pt.solver.solver_file import SolverChoice
-
-EXIT_STATUS = (
-    "exit status: 0 trained to max_iter; 1 a clear error (a loss that is not finite among them); "
-    "2 wrong usage; 130 stopped early by SIGINT, 143 by SIGTERM, 129 by SIGHUP"
-)
 
 
 class Signals:
@@ -77,36 +76,6 @@ class Signals:
         return pending
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
-    effects = [request.value for request in Request]
-    add = parser.add_argument
-    add("path", metavar="NET|SOLVER", help="a solver, or a net with solver.prototxt beside it")
-    add("--solver", help="the solver for a net that lies elsewhere")
-    add("--weights", help="caffemodels to start from, comma-separated; the solver's own are left")
-    add("--snapshot", help="a .solverstate to continue from")
-    add("--strict", action="store_true", help="a layer that no weights file has is an error")
-    add("--device", help="cpu, cuda or cuda:N; otherwise solver_mode and device_id decide")
-    add("--precision", choices=list(PRECISIONS), default="fp32", help="fp32 follows Caffe")
-    compiling = "run the loss through torch.compile: it takes minutes first, and a compiler"
-    add("--compile", action="store_true", help=compiling)
-    capture = "record an iteration as a CUDA graph and replay it (default: on; a CPU has none)"
-    add("--capture", choices=["on", "off"], default="on", help=capture)
-    kept = "of the device for records, as 2G; 0 streams (default: half a GPU's free, none on a CPU)"
-    add("--data-memory", type=memory_size, metavar="SIZE", help=kept)
-    add("--layout", choices=[AUTO, *LAYOUTS], default=AUTO, help="of memory; auto measures both")
-    add("--max-iter", type=int, help="the same as --set max_iter=N")
-    add("--set", action="append", default=[], metavar="FIELD=VALUE", help="override a solver field")
-    add("--log", choices=["caffe", "bar"], help="default: a bar on a terminal, else Caffe's lines")
-    add("--tensorboard", action="store_true", help="write TensorBoard events beside the log")
-    add("--sigint-effect", choices=effects, default="stop", help="of Ctrl-C (default: stop)")
-    add("--sighup-effect", choices=effects, default="snapshot", help="of SIGHUP (snapshot)")
-    add_threads_option(parser)
-    add("--level", type=int, help="added to train_state")
-    add_stage_option(parser)
-    add_python_option(parser)
-
-
 def solver_choice(args: argparse.Namespace) -> SolverChoice:
     """The run that the command line asks for, on the device of this process."""
     overrides = list(args.set)
@@ -119,6 +88,8 @@ def solver_choice(args: argparse.Namespace) -> SolverChoice:
         device=args.device,
         solver=args.solver,
         overrides=overrides,
+        epochs=args.epochs,
+        input_shapes=parse_shapes(args.input_shape),
         level=args.level,
         stages=args.stage,
         strict=args.strict,
@@ -146,23 +117,50 @@ def _train(args: argparse.Namespace, signals: Signals, processes: Processes) -> 
     param = choice.file.param
     prefix = file_name(param.snapshot_prefix)
     folder = Path(prefix).parent
-    with (
-        sole_writer(prefix),  # before the log: it would be written into the other's
-        open_log(args.log, folder, args.tensorboard, _continues(choice, folder))
-        if processes.leads
-        else Logs([]) as log,
-    ):
-        device, _ = choose_device(param, choice.device)
-        log.show(describe_run(to_text(param), str(device), args.precision))
-        if args.precision != "fp32":
-            log.show(Message(f"Precision {args.precision}: faster, and no longer Caffe's numbers."))
-        if processes.count > 1:
-            log.show(Message(f"{processes.count} processes: gradients are averaged over them."))
-        with Solver(choice, show=log.show) as solver:
-            finished = solver.solve(signals)
+    with sole_writer(prefix):  # before the log: it would be written into the other's
+        notes: list[str] = []
+        if args.resume:
+            choice = _resumed(choice, prefix, processes, notes)
+        with (
+            open_log(args.log, folder, args.tensorboard, _continues(choice, folder))
+            if processes.leads
+            else Logs([]) as log,
+            _warnings_told(log.show),
+        ):
+            device, _ = choose_device(param, choice.device)
+            log.show(describe_run(to_text(as_run(param, device)), str(device), args.precision))
+            if args.precision != "fp32":
+                notes.append(f"Precision {args.precision}: faster, and no longer Caffe's numbers.")
+            if processes.count > 1:
+                notes.append(f"{processes.count} processes: gradients are averaged over them.")
+            for note in notes:
+                log.show(Message(note))
+            with Solver(choice, show=log.show) as solver:
+                try:
+                    finished = solver.solve(signals, TerminalReporter())
+                except KeyboardInterrupt:
+                    _tell_how_to_resume(log, args, solver)
+                    raise
+                if not finished:
+                    _tell_how_to_resume(log, args, solver)
     if finished:
         return 0
     return 128 + (processes.largest(signals.received or 0) or signal.SIGINT)
+
+
+def _resumed(
+    choice: SolverChoice, prefix: str, processes: Processes, notes: list[str]
+) -> SolverChoice:
+    """The run from the newest whole snapshot of `prefix`; from its beginning where there is none.
+
+    All processes take what the first finds. `notes` gets what there is to say.
+    """
+    found, told = processes.gather((newest(prefix, notes.append), tuple(notes)))[0]
+    notes[:] = told
+    if found is None:
+        notes.append(f"--resume: {prefix} has no whole snapshot; the run starts anew.")
+        return choice
+    return replace(choice, snapshot=found, weights=None)
 
 
 def _continues(choice: SolverChoice, folder: Path) -> bool:
@@ -172,9 +170,58 @@ def _continues(choice: SolverChoice, folder: Path) -> bool:
     return Path(choice.snapshot).parent.resolve() == folder.resolve()
 
 
+@contextmanager
+def _warnings_told(show: Callable[[Event], None]) -> Iterator[None]:
+    """Have what libraries warn of in the logs, and not glued to a bar."""
+
+    def told(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        show(Message(f"{category.__name__}: {message}", f"{Path(filename).name}:{lineno}", "W"))
+
+    with warnings.catch_warnings():
+        warnings.showwarning = told
+        yield
+
+
+def _tell_how_to_resume(log: TrainingLog, args: argparse.Namespace, solver: Solver) -> None:
+    if solver.last_snapshot is not None:
+        command = resuming_command(args, solver.last_snapshot, solver.processes.count)
+        log.show(Message(f"To go on: {command}"))
+
+
+def resuming_command(args: argparse.Namespace, snapshot: Path, processes: int = 1) -> str:
+    """The command line that goes on from `snapshot` with all other options as they were given."""
+    parser = CommandParser()
+    options.configure(parser)
+    words: list[str] = []
+    for action in parser._actions:
+        value = getattr(args, action.dest, action.default)
+        if value == action.default or action.dest in ("weights", "snapshot", "resume"):
+            continue
+        flag = next((name for name in action.option_strings if name.startswith("--")), None)
+        for one in value if isinstance(value, list) else [value]:
+            words += [] if flag is None else [flag]
+            words += [] if one is True else [str(one)]
+    words += ["--snapshot", str(snapshot)]
+    if processes > 1:
+        start = f"torchrun --nproc-per-node {processes} -m gmnet_pt.train --"
+    else:
+        by_script = Path(sys.argv[0]).name == "gmnet"
+        start = "gmnet train" if by_script else "python -m gmnet_pt.train"
+    return f"{start} {shlex.join(words)}"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and train."""
-    return run_program("gmnet_pt.train", __doc__, configure, run, argv, EXIT_STATUS)
+    return run_program(
+        "gmnet_pt.train", options.__doc__, options.configure, run, argv, options.EXIT_STATUS
+    )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,9 @@ templates, `render` (variant → text → files) and `audit` (what a text costs)
 from __future__ import annotations
 
 from converters.errors import CaffeError
+from converters.version import __version__
+
+__all__ = ["GeneratorError", "__version__"]
 
 
 class GeneratorError(CaffeError):

@@ -20,7 +20,7 @@ DATABASES = "lmdb"
 
 
 def find_dataset(name: str) -> Dataset:
-    """The data set `name`; raises GeneratorError that lists all."""
+    """The data set `name`; raises GeneratorError, which names what may have been meant."""
     return DATASETS.find(name, GeneratorError)
 
 

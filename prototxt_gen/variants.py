@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
+from converters.nearest import known_names
 from prototxt_gen import GeneratorError
 from prototxt_gen.options import MOST_WIDTH, Options
 
@@ -121,12 +122,11 @@ VARIANTS = _by_name(
 
 
 def find_variant(name: str) -> Variant:
-    """The variant called `name`; raises GeneratorError that lists all."""
+    """The variant called `name`; raises GeneratorError, which names what may have been meant."""
     try:
         return VARIANTS[name]
     except KeyError:
-        known = ", ".join(VARIANTS)
-        raise GeneratorError(f"unknown variant {name!r}; known are {known}") from None
+        raise GeneratorError(f"unknown variant {name!r}{known_names(name, VARIANTS)}") from None
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,25 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from converters.layers import LAYERS
 from converters.net.caffe_net import CaffeNet, build_net
 from converters.net.choice import NetChoice
 from converters.proto import caffe_pb2 as pb
 from converters.prototxt.text import read_net
 
 GOLDEN = Path(__file__).parent / "golden"
+
+
+def fork_cases() -> tuple[list[str], list[str]]:
+    """The cases of forks whose layer types are all registered, and the others."""
+    ready, pending = [], []
+    for folder in sorted((GOLDEN / "forks").iterdir()):
+        types = {layer.type for layer in read_net(folder / "net.prototxt").layer}
+        (ready if types <= set(LAYERS) else pending).append(folder.name)
+    return ready, pending
+
+
+READY, PENDING = fork_cases()
 
 
 class Bounds(NamedTuple):
@@ -52,8 +65,15 @@ def relative_error(found: np.ndarray, golden: np.ndarray) -> float:
     return float(np.abs(found[finite] - golden[finite]).max() / (scale if scale else 1.0))
 
 
+def case_folder(name: str) -> Path:
+    """The folder of a case, among Caffe's layers or those of forks."""
+    return next(
+        GOLDEN / kind / name for kind in ("layers", "forks") if (GOLDEN / kind / name).exists()
+    )
+
+
 class GoldenCase:
-    """A folder of tests/golden/layers."""
+    """A folder of tests/golden/layers or tests/golden/forks."""
 
     def __init__(
         self,
@@ -67,7 +87,7 @@ class GoldenCase:
         self.change = change
         self.device = device
         self.layout = layout
-        self.folder = GOLDEN / "layers" / name
+        self.folder = case_folder(name)
         self.about = json.loads((self.folder / "case.json").read_text())
         self.arrays = dict(np.load(self.folder / "golden.npz"))
         self.bounds = bounds_of(name)

@@ -13,23 +13,26 @@ ORDER = (
     "converters.errors",
     "converters.memory",
     "converters.raw_text",
+    "converters.version",
+    "converters.nearest",
     "converters.environment",
     "converters.registry",
     "converters.reporting",
     "converters.proto",
     "converters.formats",
     "converters.records",
+    "converters.datasets",
     "converters.readers",
     "converters.layers",
     "converters.prototxt",
     "converters.net",
-    "converters.datasets",
     "converters.command_line",
     "converters.commands",
     "converters",
     "prototxt_gen",
     "gmnet_pt.log",
     "gmnet_pt.solver",
+    "gmnet_pt.options",
     "gmnet_pt",
 )
 """From the bottom to the top; a module belongs to the longest of these names that its own has."""
@@ -105,7 +108,7 @@ def test_the_converters_know_neither_the_generator_nor_the_trainer() -> None:
 
 def test_libraries_do_not_print() -> None:
     """Commands do; a library is given something to tell."""
-    speaking = ("converters.command_line", "converters.commands")
+    speaking = ("converters.command_line", "converters.commands", "prototxt_gen.commands")
     for name, path in MODULES.items():
         is_command = name.startswith(speaking) or name in COMMANDS
         calls = [

@@ -5,7 +5,6 @@ On a CPU, with a stand-in for CUDA graphs; test_gpu.py has the graphs themselves
 
 from __future__ import annotations
 
-import argparse
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,9 +20,11 @@ from test_resume import EVERYTHING, RATES, random_folder
 from test_solver import SETTINGS
 from torch import Tensor, nn
 
+from converters.command_line.parser import CommandParser
 from converters.errors import SolverError
 from gmnet_pt import Solver, train
 from gmnet_pt.log.events import Display, Event, Message, MultiStep, Scores
+from gmnet_pt.options.train import configure
 from gmnet_pt.solver.capture import WARM_UP
 from gmnet_pt.solver.precision import PRECISIONS
 
@@ -473,8 +474,8 @@ def test_two_runs_side_by_side_do_not_disturb_each_other(folder: Folder) -> None
 
 @pytest.mark.parametrize(("given", "captures"), [([], True), (["off"], False), (["on"], True)])
 def test_the_command_line_says_whether(given: list[str], captures: bool, folder: Folder) -> None:
-    parser = argparse.ArgumentParser()
-    train.configure(parser)
+    parser = CommandParser()
+    configure(parser)
     options = ["--capture", *given] if given else []
     assert train.solver_choice(parser.parse_args(["solver.prototxt", *options])).capture is captures
 

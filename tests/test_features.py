@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -242,10 +241,17 @@ def test_an_lmdb_may_be_called_one(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_data_of_unknown_size_needs_iterations(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("h5py")
-    case = GOLDEN / "data" / "data_hdf5"
-    shutil.copytree(case, tmp_path / "case")
-    net = str(tmp_path / "case" / "net.prototxt")
-    arguments = [net, *TEST[1:], "--blobs", "data", "--out", str(tmp_path / "f.npz")]
+    (tmp_path / "net.prototxt").write_text(
+        'layer { name: "data" type: "DummyData" top: "data" dummy_data_param {'
+        " shape { dim: 2 dim: 1 dim: 3 dim: 3 } } }"
+    )
+    arguments = [
+        str(tmp_path / "net.prototxt"),
+        *TEST[1:],
+        "--blobs",
+        "data",
+        "--out",
+        str(tmp_path / "f.npz"),
+    ]
     assert main(arguments) == 1
     assert "does not tell how many items it has; give --iterations" in capsys.readouterr().err

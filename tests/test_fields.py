@@ -27,8 +27,8 @@ from field_checks import (
     window_settings,
     windows_of,
 )
+from field_rows import ROWS as CAFFES_ROWS
 from field_rows import (
-    ROWS,
     Row,
     build,
     clear,
@@ -38,12 +38,16 @@ from field_rows import (
     run_row,
     write_layers,
 )
-from golden_case import GOLDEN, GoldenCase
+from fork_fields import FILLED as FORKS_FILLED
+from fork_fields import REFUSED as FORKS_REFUSED
+from fork_fields import ROWS as FORKS_ROWS
+from golden_case import GOLDEN, READY, GoldenCase, case_folder
 
 from converters.environment import Environment
 from converters.errors import CaffeError
 from converters.layers import LAYERS
 from converters.layers.fields import field_paths, honoured, to_markdown
+from converters.layers.meanings import Meanings
 from converters.layers.registry import Shape
 from converters.net.caffe_net import build_net
 from converters.net.choice import NetChoice
@@ -51,12 +55,13 @@ from converters.proto import caffe_pb2 as pb
 from converters.prototxt.text import parse_net, read_net
 from converters.readers import open_reader
 
+ROWS = [*CAFFES_ROWS, *FORKS_ROWS]
 FILLERS = {
     path
     for layer in LAYERS.values()
     for path in field_paths(layer)
     if path.rsplit(".", 1)[1] in ("filler", "weight_filler", "bias_filler")
-}
+} | {path for _, path in FORKS_FILLED}
 
 
 def row_id(row: Row) -> str:
@@ -86,15 +91,23 @@ def test_a_row_follows_its_formula_and_needs_each_field(row: Row, tmp_path: Path
 def golden_cases() -> dict[Field, list[str]]:
     """The cases that set each field; small nets first."""
     cases: dict[Field, list[str]] = defaultdict(list)
-    folders = sorted((GOLDEN / "layers").iterdir(), key=lambda f: (f.name[:4] == "net_", f.name))
-    for folder in folders:
-        for layer in read_net(folder / "net.prototxt").layer:
-            for message in LAYERS[layer.type].params:
+    folders = [*(GOLDEN / "layers").iterdir(), *map(case_folder, READY)]
+    for folder in sorted(folders, key=lambda f: (f.name[:4] == "net_", f.name)):
+        for kind, layer in entries(read_net(folder / "net.prototxt")):
+            for message in LAYERS[kind].params:
                 for field, _ in getattr(layer, message).ListFields():
-                    found = cases[layer.type, f"{message}.{field.name}"]
+                    found = cases[kind, f"{message}.{field.name}"]
                     if folder.name not in found:
                         found.append(folder.name)
     return dict(cases)
+
+
+def entries(net: pb.NetParameter) -> Iterator[tuple[str, pb.LayerParameter]]:
+    """Each layer with the name of its class in LAYERS (`BN of SegNet`)."""
+    meanings = Meanings(net, "net.prototxt", lambda name: None)
+    for layer in net.layer:
+        meant = meanings.of(layer)
+        yield next(n for n, c in LAYERS.items() if c is (meant or LAYERS[layer.type])), layer
 
 
 def needs(name: str, kind: str, path: str) -> bool:
@@ -130,10 +143,16 @@ FILLED = {
 def check_filler(kind: str, path: str) -> None:
     """A constant 7 fills the weights or the biases and nothing else."""
     message, field = path.split(".")
-    settings, bottoms = FILLED[kind]
+    if (kind, path) in FORKS_FILLED:
+        settings, bottoms, place = FORKS_FILLED[kind, path]
+    else:
+        settings, bottoms = FILLED[kind]
     text = net_text(kind, f"{message} {{ {settings} {field} {{ value: 7 }} }}", bottoms)
     blobs = build_net(NetChoice("net.prototxt", parse_net(text, "net.prototxt"))).params["layer"]
     filled = [bool((blob == 7).all()) for blob in blobs]
+    if (kind, path) in FORKS_FILLED:
+        assert filled == [index == place for index in range(len(blobs))]
+        return
     # A bias has one axis; the weights of Scale, Bias and PReLU too, and they come first.
     is_bias = [
         blob.dim() == 1
@@ -159,6 +178,8 @@ def set_another(layer: pb.LayerParameter, path: str) -> None:
     field = holder.DESCRIPTOR.fields_by_name[name]
     if field.message_type is not None:
         getattr(holder, name).value = 7
+    elif field.is_repeated:
+        getattr(holder, name).append(7)
     elif field.enum_type is not None:
         now = getattr(holder, name)
         setattr(holder, name, next(v.number for v in field.enum_type.values if v.number != now))
@@ -178,7 +199,10 @@ def check_no_effect(kind: str, path: str, folder: Path) -> None:
             set_another(layer, path)
 
     cases = [name for (k, _), names in golden_cases().items() if k == kind for name in names]
-    cases += [f.name for f in (GOLDEN / "layers").iterdir() if f.name == f"{kind.lower()}_0"]
+    plain = f"{kind.lower()}_0"
+    cases += [
+        name for name in [*(f.name for f in (GOLDEN / "layers").iterdir()), *READY] if name == plain
+    ]
     if cases:
         case = GoldenCase(cases[0], change)
         assert all(case.check(phase) for phase in case.about["phases"])
@@ -190,7 +214,7 @@ def check_no_effect(kind: str, path: str, folder: Path) -> None:
         change(net)
         feed = {f"b{i}": torch.from_numpy(x) for i, x in enumerate(draw_inputs(row))}
         tops, _ = run_row(row, folder)
-        np.testing.assert_array_equal(build(net, folder)(feed)["t0"].numpy(), tops[0])
+        np.testing.assert_array_equal(build(net, folder)(feed)["t0"].detach().numpy(), tops[0])
         return
     if kind == "WindowData":
         plain = windows_of(folder)["data"]
@@ -267,11 +291,14 @@ REFUSALS = {
         r"outside bottom size \(6, 6\).*stride of at most",
     ),
     ("Python", "without --allow-python-layers"): Refusal(
-        refuse("Python", ROWS[-1].settings, (2, 3), allow=False), "--allow-python-layers"
+        refuse("Python", CAFFES_ROWS[-1].settings, (2, 3), allow=False), "--allow-python-layers"
     ),
     ("BatchNorm", "param.lr_mult other than 0"): Refusal(
         refuse("BatchNorm", "param { lr_mult: 1 }", (2, 3)), "lr_mult 1.*need lr_mult: 0"
     ),
+} | {
+    key: Refusal(refuse(key[0], settings, *bottoms), says)
+    for key, (settings, bottoms, says) in FORKS_REFUSED.items()
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from golden_case import GOLDEN
+from golden_case import GOLDEN, READY, case_folder
 from google.protobuf.message import Message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,6 +21,7 @@ from converters.net.caffe_net import build_net
 from converters.net.choice import NetChoice
 from converters.net.plan import NetPlan, plan_net
 from converters.proto import caffe_pb2 as pb
+from converters.proto.forks import fork_of
 from converters.prototxt.text import parse_net, parse_text, read_net, to_text
 from converters.prototxt.upgrade import upgrade_solver
 from gmnet_pt.solver import solver_file
@@ -30,7 +31,10 @@ LARGEST = 200_000
 
 NETS = {
     path.parent.name: path.read_text()
-    for path in sorted((GOLDEN / "layers").glob("*/net.prototxt"))
+    for path in [
+        *sorted((GOLDEN / "layers").glob("*/net.prototxt")),
+        *(case_folder(name) / "net.prototxt" for name in READY),
+    ]
     if not path.parent.name.startswith("net_gmnet")
 }
 SOLVERS = [path.read_text() for path in sorted((GOLDEN / "solvers").glob("*/solver.prototxt"))]
@@ -79,8 +83,11 @@ def mutate_text(draw: st.DrawFn, text: str) -> str:
 
 def mutate_message(draw: st.DrawFn, message: Message) -> None:
     """Set or clear a field somewhere below `message`, within its type."""
-    fields = message.DESCRIPTOR.fields
-    field = draw(st.sampled_from(list(fields)))
+    fields = list(message.DESCRIPTOR.fields)
+    if isinstance(message, pb.LayerParameter):
+        read = LAYERS[message.type].params if message.type in LAYERS else ()
+        fields = [f for f in fields if f.name in read or not (fork_of(f) and f.message_type)]
+    field = draw(st.sampled_from(fields))
     value: Any = getattr(message, field.name)
     if field.message_type is not None:
         if not field.is_repeated:

@@ -1,6 +1,7 @@
 """The schema against the table of Caffe's wire format: the generated classes and the .proto text.
 
 The table (`golden/caffe_schema.json`) has a row per field: number, label, type, name, and options.
+What forks add (`forks.proto`) is left out here; tests/test_forks_schema.py compares it.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
 from converters.proto import caffe_pb2 as pb
+from converters.proto.forks import fork_of, fork_of_message, fork_of_value
 
 TABLE = json.loads((Path(__file__).parent / "golden" / "caffe_schema.json").read_text())
 PROTO = Path(pb.__file__).with_name("caffe.proto")
@@ -64,13 +66,25 @@ def table_row(row: Row) -> Row:
     return row
 
 
+def described_messages() -> dict[str, Descriptor]:
+    """Caffe's own messages."""
+    found = pb.DESCRIPTOR.message_types_by_name
+    return {name: message for name, message in found.items() if not fork_of_message(message)}
+
+
 def described_enums() -> dict[str, EnumDescriptor]:
+    """Caffe's own enums: those with a value of its own."""
     inner = {
         f"{name}.{enum.name}": enum
-        for name, message in pb.DESCRIPTOR.message_types_by_name.items()
+        for name, message in described_messages().items()
         for enum in message.enum_types
     }
-    return {**inner, **pb.DESCRIPTOR.enum_types_by_name}
+    found = {**inner, **pb.DESCRIPTOR.enum_types_by_name}
+    return {
+        name: enum
+        for name, enum in found.items()
+        if not all(fork_of_value(value) for value in enum.values)
+    }
 
 
 def test_package_and_syntax() -> None:
@@ -82,21 +96,22 @@ def test_package_and_syntax() -> None:
 def test_there_are_63_messages_and_26_enums() -> None:
     assert len(TABLE["messages"]) == 63
     assert len(TABLE["enums"]) == 26
-    assert set(pb.DESCRIPTOR.message_types_by_name) == set(TABLE["messages"])
+    assert set(described_messages()) == set(TABLE["messages"])
     assert set(described_enums()) == set(TABLE["enums"])
-    assert not any(m.nested_types for m in pb.DESCRIPTOR.message_types_by_name.values())
+    assert not any(message.nested_types for message in described_messages().values())
 
 
 @pytest.mark.parametrize("name", TABLE["messages"])
 def test_message_has_the_rows_of_the_table(name: str) -> None:
     message = pb.DESCRIPTOR.message_types_by_name[name]
-    described = sorted(descriptor_row(field) for field in message.fields)
+    described = sorted(descriptor_row(field) for field in message.fields if not fork_of(field))
     assert described == sorted(table_row(row) for row in TABLE["messages"][name])
 
 
 @pytest.mark.parametrize("name", TABLE["enums"])
 def test_enum_has_the_values_of_the_table(name: str) -> None:
-    assert {v.name: v.number for v in described_enums()[name].values} == TABLE["enums"][name]
+    values = [value for value in described_enums()[name].values if not fork_of_value(value)]
+    assert {value.name: value.number for value in values} == TABLE["enums"][name]
 
 
 FIELD = re.compile(

@@ -586,11 +586,15 @@ def test_a_mean_file_of_other_channels_is_an_error() -> None:
         made("bua")
 
 
-def test_unknown_names_list_what_there_is() -> None:
-    with pytest.raises(GeneratorError, match="unknown variant 'buc'; known are bua, bub, baseline"):
+def test_unknown_names_name_what_may_be_meant() -> None:
+    with pytest.raises(GeneratorError, match=r"^unknown variant 'buc'; did you mean 'bub' or 'bua'"):
         find_variant("buc")
+    with pytest.raises(GeneratorError, match=r"'BUA'; did you mean 'bua'\?$"):
+        find_variant("BUA")
+    with pytest.raises(GeneratorError, match=r"'resnet'; known are .* and 5 more"):
+        find_variant("resnet")
     with pytest.raises(
-        GeneratorError, match=r"unknown data set 'cifar'; known are cifar10, cifar100, .*mnist"
+        GeneratorError, match=r"'cifar'; did you mean 'cifar10' .* known are cifar10, .*mnist"
     ):
         find_dataset("cifar")
 

@@ -18,7 +18,8 @@ from converters.records.datum import encode_datum, encode_floats, encode_image
 from converters.records.lmdb_writer import create_lmdb
 from converters.records.mean import write_mean
 from gmnet_pt.solver.batches import Batches, open_batches
-from gmnet_pt.solver.resident import DataMemory, memory_size
+from gmnet_pt.solver.choices import memory_size
+from gmnet_pt.solver.resident import DataMemory
 from gmnet_pt.solver.solver import Solver
 
 ROOT = Path(__file__).parent.parent

@@ -11,10 +11,13 @@ import torch
 from test_bad_input import write_database
 
 from converters import load_net, save_caffemodel
+from converters.errors import SolverError
 from converters.proto import caffe_pb2 as pb
+from converters.proto.forks import fork_of
 from gmnet_pt import Solver
 from gmnet_pt.log.events import Display, Event, Start
 from gmnet_pt.solver.device import solver_device
+from gmnet_pt.solver.solver_file import FORKS
 
 NET = """
 name: "{name}"
@@ -148,10 +151,18 @@ def _without_doubles(text: str) -> str:
 
 
 def test_the_list_is_that_of_the_schema() -> None:
-    fields = {field.name for field in pb.SolverParameter.DESCRIPTOR.fields}
+    known = pb.SolverParameter.DESCRIPTOR.fields
+    fields = {field.name for field in known if not fork_of(field) or field.name in FORKS}
     listed = [*CASES, *WITHOUT_EFFECT, *DEVICE]
     assert len(listed) == len(set(listed))
     assert set(listed) == fields
+
+
+@pytest.mark.parametrize("setting", ["min_lr: 0.1", "solver_type: SAG", "stageiter: 3"])
+def test_a_setting_of_a_fork_is_refused(setting: str, folder: Path) -> None:
+    (folder / "solver.prototxt").write_text(f'net: "net.prototxt" {BASE} {setting}')
+    with pytest.raises(SolverError, match=r"solver.prototxt: .* is a setting of the fork"):
+        Solver("solver.prototxt")
 
 
 @pytest.mark.parametrize("field", CASES)

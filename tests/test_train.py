@@ -15,7 +15,7 @@ from converters import load_net, save_caffemodel
 from converters.formats.caffemodel import read_caffemodel
 from gmnet_pt.log.events import Message, Run
 from gmnet_pt.log.run_record import parse_record
-from gmnet_pt.solver.solver import Request
+from gmnet_pt.solver.choices import Request
 from gmnet_pt.train import Signals, main
 
 
@@ -53,14 +53,14 @@ def test_fine_tuning_says_what_became_of_every_layer(
     assert train("--weights", "old.caffemodel", "--set", "base_lr=0") == 0
     lines = [line.split("] ", 1)[-1] for line in capsys.readouterr().err.splitlines()]
     assert "Finetuning from old.caffemodel" in lines
-    assert "Layers loaded: hidden" in lines
+    assert "1 of 2 layers loaded" in lines
     assert "Layers kept at their fillers (in no weights file): fc_new" in lines
     assert "Layers skipped (not in the net): fc" in lines
     found = weights_of("out/s_iter_3.caffemodel")
     np.testing.assert_array_equal(found["hidden"][0], old["hidden"][0])
     assert found["fc_new"][0].shape == (5, 36)
     record = (folder.path / "out" / "train.jsonl").read_text()
-    assert "Layers loaded: hidden" in record
+    assert "1 of 2 layers loaded" in record
 
 
 def test_a_shape_mismatch_shows_both(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,20 +16,47 @@ from types import FrameType
 from typing import NamedTuple
 
 from converters.command_line import starting
+from converters.command_line.parser import GLOG, CommandParser
 from converters.command_line.progress import tell
 from converters.command_line.streams import failure, shielded
 from converters.errors import CaffeError
+from converters.nearest import known_names
 from converters.net.failures import explained
 from converters.reporting import readable
 
+EXIT_STATUS = "exit status: 0 done; 1 a clear error; 2 wrong usage; 130 interrupted"
+WRONG_USAGE = 2
 _BROKEN_PIPE = 141
 
 
 class Command(NamedTuple):
-    """A subcommand: `module` has `configure(parser)` and `run(args) -> int`."""
+    """A subcommand, its place in the help and an example.
+
+    `module` has `run(args) -> int`, and `configure(parser)` unless that is in `options`, a module
+    which costs less to import: help and completion read it alone.
+    """
 
     module: str
     summary: str
+    group: str
+    example: str
+    options: str = ""
+
+    def parser(self, program: str) -> CommandParser:
+        """Its parser, as `program`."""
+        home = importlib.import_module(self.options or self.module)
+        return command_parser(
+            program,
+            home.__doc__,
+            home.configure,
+            getattr(home, "EXIT_STATUS", EXIT_STATUS),
+            self.example,
+        )
+
+    def run(self, program: str, argv: Sequence[str]) -> int:
+        """Parse `argv`, and do it."""
+        args = self.parser(program).parse_args(argv)
+        return int(importlib.import_module(self.module).run(args))
 
 
 class Terminated(KeyboardInterrupt):
@@ -121,21 +148,33 @@ def positive(text: str) -> int:
     return number
 
 
+def command_parser(
+    program: str,
+    about: str | None,
+    configure: Callable[[CommandParser], None],
+    exit_status: str,
+    example: str = "",
+) -> CommandParser:
+    """The parser of one command; its help ends with an example and the exit status."""
+    end = f"{exit_status}\n\nexample:\n  {example}" if example else exit_status
+    parser = CommandParser(prog=program, description=about, epilog=end)
+    configure(parser)
+    parser.without_effect(*GLOG)
+    return parser
+
+
 def run_program(
     program: str,
     about: str | None,
-    configure: Callable[[argparse.ArgumentParser], None],
+    configure: Callable[[CommandParser], None],
     run: Callable[[argparse.Namespace], int],
     argv: Sequence[str] | None = None,
-    exit_status: str = "exit status: 0 done; 1 a clear error; 2 wrong usage; 130 interrupted",
+    exit_status: str = EXIT_STATUS,
 ) -> int:
     """Parse `argv` for a program that is one command, and run it."""
 
     def main() -> int:
-        parser = argparse.ArgumentParser(
-            prog=f"python -m {program}", description=about, epilog=exit_status
-        )
-        configure(parser)
+        parser = command_parser(f"python -m {program}", about, configure, exit_status)
         return run(parser.parse_args(argv))
 
     return run_guarded(main)
@@ -144,20 +183,40 @@ def run_program(
 def run_subcommand(
     program: str, about: str, commands: Mapping[str, Command], argv: Sequence[str] | None = None
 ) -> int:
-    """Parse `argv` for one of `commands`, import only that command's module, and run it."""
+    """Run the one of `commands` that `argv` begins with; only its module is imported.
 
-    def main() -> int:
-        arguments = list(sys.argv[1:] if argv is None else argv)
-        parser = argparse.ArgumentParser(prog=f"python -m {program}", description=about)
-        subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-        chosen = arguments[0] if arguments else None
+    `--help`, or `help`, shows all of them.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return run_guarded(lambda: _run_one(f"python -m {program}", about, commands, arguments))
+
+
+def overview(program: str, about: str, commands: Mapping[str, Command]) -> str:
+    """All commands by their groups, each with a line and an example."""
+    width = max(map(len, commands))
+    lines = [f"usage: {program} COMMAND …", "", about]
+    for group in dict.fromkeys(command.group for command in commands.values()):
+        lines += ["", f"{group}:"]
         for name, command in commands.items():
-            subparser = subparsers.add_parser(
-                name, help=command.summary, description=command.summary
-            )
-            if name == chosen:
-                importlib.import_module(command.module).configure(subparser)
-        args = parser.parse_args(arguments)
-        return int(importlib.import_module(commands[args.command].module).run(args))
+            if command.group == group:
+                lines.append(f"  {name:{width}}  {command.summary}")
+                lines.append(f"  {'':{width}}    {command.example}")
+    return "\n".join([*lines, "", f"`{program} COMMAND --help` tells a command's options."])
 
-    return run_guarded(main)
+
+def _run_one(
+    program: str, about: str, commands: Mapping[str, Command], arguments: list[str]
+) -> int:
+    match arguments:
+        case ["-h" | "-help" | "--help" | "help"]:
+            print(overview(program, about, commands))
+            return 0
+        case []:
+            tell(overview(program, about, commands))
+            return WRONG_USAGE
+        case ["help", name]:
+            return _run_one(program, about, commands, [name, "--help"])
+        case [name, *rest] if name in commands:
+            return commands[name].run(f"{program} {name}", rest)
+    tell(f"error: {program}: no command {arguments[0]!r}{known_names(arguments[0], commands)}")
+    return WRONG_USAGE

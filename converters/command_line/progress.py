@@ -35,6 +35,17 @@ def progress(
             tell(f"{label}: {done}{of} {unit}")
 
 
+def show(line: str) -> None:
+    """A line on stdout, in a line of its own where `progress` has a bar on the same terminal."""
+    if "tqdm" not in sys.modules:
+        print(line, flush=True)
+        return
+    from tqdm import tqdm
+
+    with tqdm.external_write_mode(file=sys.stdout):
+        print(line, flush=True)
+
+
 def tell(line: str) -> None:
     """A line on stderr, which nobody needs to see: where it cannot be shown, work goes on."""
     with suppress(OSError, ValueError):

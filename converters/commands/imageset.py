@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
+from converters.command_line.database_options import add_backend_option
+from converters.command_line.parser import CommandParser
+from converters.command_line.program import positive
 from converters.command_line.progress import TerminalReporter
 from converters.records.imageset import Settings, Size, convert_imageset
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure(parser: CommandParser) -> None:
     """Describe the command's arguments."""
     parser.add_argument("root", metavar="ROOT", help="folder that the names are relative to")
     parser.add_argument("list", type=Path, metavar="LIST", help="file with lines `NAME LABEL`")
@@ -17,13 +21,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resize", type=_size, metavar="HxW", help="bilinear, to this height and width"
     )
+    parser.add_argument("--resize-height", type=positive, metavar="H", help="as Caffe has it:")
+    parser.add_argument("--resize-width", type=positive, metavar="W", help="both, or none")
     parser.add_argument("--gray", action="store_true", help="one channel instead of BGR")
     parser.add_argument("--encoded", action="store_true", help="store compressed images")
     parser.add_argument("--shuffle", type=_seed, metavar="SEED", help="order by this seed")
     parser.add_argument(
         "--check-size", action="store_true", help="refuse images of different sizes"
     )
+    add_backend_option(parser)
     parser.add_argument("--force", action="store_true", help="replace an existing LMDB")
+    parser.afterwards(partial(_join_sizes, parser))
+
+
+def _join_sizes(parser: CommandParser, args: argparse.Namespace) -> None:
+    """Make --resize of Caffe's two flags."""
+    sides = (args.resize_height, args.resize_width)
+    if sides == (None, None):
+        return
+    if None in sides or args.resize is not None:
+        parser.error("give --resize HxW, or both of --resize-height and --resize-width")
+    args.resize = Size(*sides)
 
 
 def run(args: argparse.Namespace) -> int:

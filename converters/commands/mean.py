@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from converters.command_line.database_options import add_backend_option
 from converters.command_line.progress import progress
 from converters.records.lmdb_reader import LmdbReader
 from converters.records.mean import mean_of, write_mean
@@ -13,7 +14,10 @@ from converters.records.mean import mean_of, write_mean
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the command's arguments."""
     parser.add_argument("lmdb", type=Path, metavar="LMDB")
-    parser.add_argument("out", type=Path, metavar="OUT", help="the .binaryproto to write")
+    parser.add_argument(
+        "out", type=Path, metavar="OUT", nargs="?", help="the .binaryproto to write"
+    )
+    add_backend_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -21,7 +25,8 @@ def run(args: argparse.Namespace) -> int:
     with LmdbReader(args.lmdb) as reader:
         batches = progress(reader.once(), str(args.lmdb), unit="thousand records")
         mean = mean_of(batch.pixels for batch in batches)
-    write_mean(args.out, mean.image())
+    if args.out is not None:
+        write_mean(args.out, mean.image())
     channels = ", ".join(f"{value:.4f}" for value in mean.channels())
-    print(f"{args.out}: mean of {mean.count} images, channel means {channels}")
+    print(f"{args.out or args.lmdb}: mean of {mean.count} images, channel means {channels}")
     return 0

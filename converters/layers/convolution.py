@@ -47,7 +47,7 @@ class _Convolving(Layer):
 
     def windows(self, bottom: Shape) -> Windows:
         """Read kernel, stride, pad and dilation for a bottom of this shape."""
-        self.channel_axis = self.axis(self.param.convolution_param.axis, len(bottom))
+        self.channel_axis = self.axis(self.stated_axis(), len(bottom))
         axes = len(bottom) - self.channel_axis - 1
         windows = Windows(
             self._per_axis("kernel", "kernel_size", axes, None),
@@ -59,6 +59,10 @@ class _Convolving(Layer):
             if any(size <= 0 for size in getattr(windows, name)):
                 raise self.error(f"{name} {getattr(windows, name)} must be positive on every axis")
         return windows
+
+    def stated_axis(self) -> int:
+        """The axis of the channels as the settings have it: a negative one counts from the end."""
+        return self.param.convolution_param.axis
 
     def _per_axis(
         self, name: str, repeated: str, axes: int, default: int | None
@@ -147,7 +151,7 @@ class _Weighted(_Convolving):
         param = self.param.convolution_param
         self.w = self.windows(bottoms[0])
         self.channels = channels = bottoms[0][self.channel_axis]
-        self.out, self.group = param.num_output, param.group
+        self.out, self.group = self.outputs_and_groups(channels)
         if self.out <= 0:
             raise self.error(f"num_output {self.out} must be positive")
         if self.group <= 0:
@@ -161,6 +165,10 @@ class _Weighted(_Convolving):
         if param.bias_term:
             specs.append(BlobSpec("bias", (self.out,), param.bias_filler))
         return specs
+
+    def outputs_and_groups(self, channels: int) -> tuple[int, int]:
+        """The top's channels, and how many groups they are in, for the bottom's `channels`."""
+        return self.param.convolution_param.num_output, self.param.convolution_param.group
 
     def detail(self) -> str:
         parts = [extent(self.w.kernel), str(self.out), f"g={self.group}" if self.group > 1 else ""]

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from converters.layers import LAYERS
 from converters.layers.registry import Layer
 from converters.proto import caffe_pb2 as pb
+from converters.proto.forks import every_message, fork_of, fork_of_value, idle, in_text_alone
 
 HEADING = """# Layer types
 
@@ -34,11 +35,33 @@ silently in Caffe; here the first is an error, and the second is named, or refus
 """
 
 
+FORKS_HEADING = """
+## Fields of forks
+
+`converters/proto/forks.proto` has what forks add to Caffe's messages, and messages of their own,
+each field with the number of its main fork: a binary file of that fork is read and written as it
+would. Settings that a type honours are in its row above. Of the others those below change no
+result, and one that would is an error when it is set to other than its default.
+"""
+
+TEXT_HEADING = """
+**For text alone.** The number that the fork gives these is Caffe's or another fork's for something
+else. They are read from prototxts; in binary files they have numbers above 100,000,000 that no fork
+reads, and a fork's own binary file does not give them.
+"""
+
+
 def field_paths(layer: type[Layer]) -> Iterator[str]:
-    """The fields of the messages that a type reads, as `convolution_param.kernel_size`."""
+    """The fields of the messages that a type reads, as `convolution_param.kernel_size`.
+
+    Of those that forks gave to a message, the ones that the type claims (`Layer.of_forks`).
+    """
     empty = pb.LayerParameter()
     for name in layer.params:
-        yield from (f"{name}.{field.name}" for field in getattr(empty, name).DESCRIPTOR.fields)
+        for field in getattr(empty, name).DESCRIPTOR.fields:
+            path = f"{name}.{field.name}"
+            if not fork_of(field) or path in layer.of_forks:
+                yield path
 
 
 def honoured(layer: type[Layer]) -> list[str]:
@@ -56,7 +79,32 @@ def to_markdown() -> str:
     for origin in dict.fromkeys(layer.origin for layer in LAYERS.values()):
         layers = [layer for _, layer in sorted(LAYERS.items()) if layer.origin == origin]
         parts += [f"{len(layers)} types of {origin}:\n", header, *map(_row, layers)]
-    return "\n".join(parts) + "\n"
+    return "\n".join([*parts, FORKS_HEADING, *_idle_rows(), TEXT_HEADING, *_text_rows()]) + "\n"
+
+
+def _idle_rows() -> Iterator[str]:
+    by_reason: dict[str, list[str]] = {}
+    for message in every_message():
+        for field in message.fields:
+            if reason := idle(field):
+                by_reason.setdefault(reason, []).append(f"{message.name}: `{field.name}`")
+    yield "| without effect | why |\n|---|---|"
+    for reason, names in by_reason.items():
+        yield f"| {', '.join(names)} | {reason} |"
+
+
+def _text_rows() -> Iterator[str]:
+    yield "| message | fields and values, by fork |\n|---|---|"
+    for message in every_message():
+        by_fork: dict[str, list[str]] = {}
+        for field in filter(in_text_alone, message.fields):
+            by_fork.setdefault(fork_of(field), []).append(f"`{field.name}`")
+        for enum in message.enum_types:
+            for value in filter(in_text_alone, enum.values):
+                by_fork.setdefault(fork_of_value(value), []).append(f"`{enum.name}.{value.name}`")
+        if by_fork:
+            told = (f"{fork}: {', '.join(names)}" for fork, names in by_fork.items())
+            yield f"| {message.name} | {'; '.join(told)} |"
 
 
 def _row(layer: type[Layer]) -> str:

@@ -41,7 +41,7 @@ def _check_positions(layer: Layer, bottoms: Sequence[Shape], axis: int) -> int:
     return along
 
 
-def _class_indices(
+def class_indices(
     layer: Layer, labels: Tensor, classes: int, ignored: int | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Labels as integers below `classes`, and which of them count (None: all).
@@ -64,7 +64,7 @@ def _class_indices(
     return index, counted
 
 
-class _Loss(Layer):
+class Loss(Layer):
     """A layer whose first top is a scalar loss."""
 
     bottoms = Count(2, 2)
@@ -92,7 +92,7 @@ class _Loss(Layer):
         return shape + (1,) * (4 - len(shape))
 
 
-class _NormalizedLoss(_Loss):
+class NormalizedLoss(Loss):
     """A loss that reads loss_param: what its sum is divided by, and which label is left out."""
 
     normalization: int
@@ -124,7 +124,7 @@ class _NormalizedLoss(_Loss):
         return total / max(1, normalizers[self.normalization])
 
 
-class _LabelLoss(_NormalizedLoss):
+class _LabelLoss(NormalizedLoss):
     """A loss of the softmax over axis C of (…, C, …), with one class label per position.
 
     An optional second top is the softmax; as in Caffe, no gradient comes back through it.
@@ -173,7 +173,7 @@ class SoftmaxWithLoss(_LabelLoss):
         scores = self.flat(bottoms[0])
         outer, classes = scores.shape[:2]
         labels = bottoms[1].reshape(outer, 1, -1)
-        index, counted = _class_indices(self, labels, classes, self.ignored_label)
+        index, counted = class_indices(self, labels, classes, self.ignored_label)
         own = F.log_softmax(scores, 1).gather(1, index)
         log_p: Tensor = gradients.Floor.apply(own, math.log(FLT_MIN))  # type: ignore[no-untyped-call]
         losses = -log_p if counted is None else torch.where(counted, -log_p, 0)
@@ -213,7 +213,7 @@ class Accuracy(Layer):
         scores = x.reshape(math.prod(x.shape[: self.along]), x.shape[self.along], -1)
         outer, classes = scores.shape[:2]
         labels = bottoms[1].reshape(outer, 1, -1)
-        index, counted = _class_indices(self, labels, classes, self.ignored_label)
+        index, counted = class_indices(self, labels, classes, self.ignored_label)
         # The true class is among those with at least its score, unless that is NaN: then none is.
         rivals = (scores >= scores.gather(1, index)).sum(1, keepdim=True) - 1
         right = rivals < self.param.accuracy_param.top_k
@@ -231,7 +231,7 @@ class Accuracy(Layer):
 
 
 @register("SigmoidCrossEntropyLoss", "loss_param")
-class SigmoidCrossEntropyLoss(_NormalizedLoss):
+class SigmoidCrossEntropyLoss(NormalizedLoss):
     """-Σ (t·log σ(x) + (1 - t)·log(1 - σ(x))) / normalizer (the batch size by default).
 
     Targets are real; one whose whole part is ignore_label is left out.
@@ -259,7 +259,7 @@ class SigmoidCrossEntropyLoss(_NormalizedLoss):
 
 
 @register("EuclideanLoss")
-class EuclideanLoss(_Loss):
+class EuclideanLoss(Loss):
     """Σ (a - b)² / 2N, with gradients to both. Source: layers/euclidean_loss_layer.cpp."""
 
     no_gradient = ()
@@ -278,7 +278,7 @@ class EuclideanLoss(_Loss):
 
 
 @register("HingeLoss", "hinge_loss_param")
-class HingeLoss(_Loss):
+class HingeLoss(Loss):
     """Σ max(0, 1 ± x)^p / N, minus for the label's class; p is 1 (L1) or 2 (L2).
 
     Of a label blob with more than N values the first N are read.
@@ -296,14 +296,14 @@ class HingeLoss(_Loss):
         number = bottoms[0].shape[0]
         x = bottoms[0].reshape(number, -1)
         labels = bottoms[1].reshape(-1)[:number].unsqueeze(1)
-        index, _ = _class_indices(self, labels, x.shape[1])
+        index, _ = class_indices(self, labels, x.shape[1])
         margin = F.relu(1 + x * torch.ones_like(x).scatter(1, index, -1.0))
         squared = self.param.hinge_loss_param.norm == pb.HingeLossParameter.L2
         return (margin.square() if squared else margin).sum() / number
 
 
 @register("ContrastiveLoss", "contrastive_loss_param")
-class ContrastiveLoss(_Loss):
+class ContrastiveLoss(Loss):
     """Σ (s·d² + (1 - s)·max(margin - d, 0)²) / 2N for pairs (N, C); legacy: max(margin - d², 0).
 
     The gradient divides by d + 1e-4. Source: Caffe layers/contrastive_loss_layer.cpp.
@@ -342,7 +342,7 @@ class ContrastiveLoss(_Loss):
 
 
 @register("MultinomialLogisticLoss")
-class MultinomialLogisticLoss(_Loss):
+class MultinomialLogisticLoss(Loss):
     """-Σ log max(p[label], 1e-20) / N of probabilities.
 
     Source: Caffe layers/multinomial_logistic_loss_layer.cpp.
@@ -363,7 +363,7 @@ class MultinomialLogisticLoss(_Loss):
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
         number = bottoms[0].shape[0]
         p = bottoms[0].reshape(number, -1)
-        index, _ = _class_indices(self, bottoms[1].reshape(number, 1), p.shape[1])
+        index, _ = class_indices(self, bottoms[1].reshape(number, 1), p.shape[1])
         own: Tensor = gradients.Floor.apply(p.gather(1, index), LOG_THRESHOLD)  # type: ignore[no-untyped-call]
         return -own.log().sum() / number
 
@@ -434,7 +434,7 @@ class InfogainLoss(_LabelLoss):
         scores = self.flat(bottoms[0])
         outer, classes, inner = scores.shape
         labels = bottoms[1].reshape(outer, inner)
-        index, counted = _class_indices(self, labels, classes, self.ignored_label)
+        index, counted = class_indices(self, labels, classes, self.ignored_label)
         matrix = self._matrix(scores) if self._values is not None else bottoms[2].detach()
         # index_select checks its bounds on every device; matrix[index] would wrap negative labels.
         rows = matrix.reshape(classes, classes).index_select(0, index.flatten())

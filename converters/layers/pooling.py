@@ -99,6 +99,11 @@ def _on_channels(pool: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return y
 
 
+def _in_memorys_order(x: Tensor) -> Tensor:
+    """(N, C, H, W) or, of channels_last, (N, H, W, C): reductions are ten times as fast there."""
+    return x.permute(0, 2, 3, 1) if x.stride(1) == 1 else x
+
+
 def _torch_has_the_windows(size: Sequence[int], w: PoolingWindows, out: tuple[int, int]) -> bool:
     """Whether torch pools in Caffe's windows: pads up to half a kernel, and none outside."""
     axes = zip(size, w.kernel, w.stride, w.pad, out)
@@ -133,7 +138,7 @@ def max_pool(layer: Layer, x: Tensor, w: PoolingWindows) -> Tensor:
     # them would stall a GPU, and compiled code cannot.
     if x.device.type == "cpu" and x.numel() and not torch.compiler.is_compiling():
         y = _on_channels(lambda x: _maxima(x, w, out, least)[0], x)
-        if y.detach().amin().item() > least:
+        if _in_memorys_order(y.detach()).amin().item() > least:
             return y
     return _strict_maxima(x, w, out, least)[0]
 
@@ -207,6 +212,7 @@ class Pooling(Layer):
 
     tops = Count(1, 2)
     in_place = False
+    of_forks = ("pooling_param.ceil_mode",)
     ignored = {"pooling_param.engine": ENGINE}
     refused = {
         "padding with STOCHASTIC": "Caffe pads MAX and AVE alone",
@@ -265,7 +271,9 @@ class Pooling(Layer):
         """The geometry for an image of this size."""
         param = self.param.pooling_param
         kernel = size if param.global_pooling else self.kernel
-        floor = param.round_mode == pb.PoolingParameter.FLOOR
+        # Where forks have both, Caffe's own field wins.
+        by_fork = param.HasField("ceil_mode") and not param.HasField("round_mode")
+        floor = not param.ceil_mode if by_fork else param.round_mode == pb.PoolingParameter.FLOOR
         empty = param.pool == pb.PoolingParameter.MAX
         return PoolingWindows(kernel, self.stride, self.pad, floor, empty)
 

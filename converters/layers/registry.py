@@ -8,7 +8,6 @@ the modules in its namespace when `converters.net.caffe_net` asks for arithmetic
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import numpy as np
 
 from converters.environment import Environment
 from converters.errors import NetError, ShapeError
+from converters.layers.unknown import require_known
 from converters.proto import caffe_pb2 as pb
 from converters.registry import Registry
 
@@ -90,9 +90,10 @@ class Layer:
     never receive a gradient, whether the tops come from outside (`is_data`) or default to a loss;
     which bottoms are `whole_numbers` (labels, indices) and whether the layer only `moves_values`;
     whether it counts in a net's depth; whether running it leaves traces elsewhere (`has_effects`);
-    why no CUDA graph can hold it (`needs_host`, in words that go on from its name); and what
-    `docs/layers.md` tells: fields without effect (`ignored`) and what is `refused`, each with its
-    reason, and where the result differs from Caffe's.
+    why no CUDA graph can hold it (`needs_host`, in words that go on from its name); which fields
+    that forks gave to messages it computes (`of_forks`); and what `docs/layers.md` tells: fields
+    without effect (`ignored`) and what is `refused`, each with its reason, and where the result
+    differs from Caffe's.
     """
 
     type: ClassVar[str]
@@ -106,6 +107,8 @@ class Layer:
     needs_host: ClassVar[str] = ""
     has_effects: ClassVar[bool] = False
     params: ClassVar[tuple[str, ...]] = ()
+    of_forks: ClassVar[tuple[str, ...]] = ()
+    """`loss_param.pre_fixed_normalizer`; `loss_param.normalization.PRE_FIXED` for a value."""
     ignored: ClassVar[Mapping[str, str]] = {}
     refused: ClassVar[Mapping[str, str]] = {}
     differences: ClassVar[str] = ""
@@ -163,6 +166,18 @@ class Layer:
         if cls.is_loss and not param.loss_weight:
             param.loss_weight.append(1)
 
+    # Where a type has several meanings (`Family.meaning`) ---------------------------------------
+
+    @classmethod
+    def told_by(cls, param: pb.LayerParameter) -> str:
+        """What in the prototxt says that the type has this meaning here; "" if nothing does."""
+        return ""
+
+    @classmethod
+    def fits_blobs(cls, shapes: Sequence[Shape]) -> bool:
+        """Whether blobs of these shapes in a caffemodel are those of this meaning."""
+        return False
+
     # What they may use --------------------------------------------------------------------------
 
     def error(self, message: str) -> NetError:
@@ -209,6 +224,9 @@ class Layer:
 
 LayerClass = TypeVar("LayerClass", bound=type[Layer])
 LAYERS: Registry[type[Layer]] = Registry("layer type")
+MEANINGS: dict[str, list[type[Layer]]] = {}
+"""The classes of a type that means one thing in one fork and another in the next: the one that is
+meant where nothing tells is first. `converters.layers.meanings` chooses."""
 
 
 class Family(NamedTuple):
@@ -230,21 +248,37 @@ class Family(NamedTuple):
 
         return add
 
+    def meaning(self, type_name: str, *params: str) -> Callable[[LayerClass], LayerClass]:
+        """Register a class as what a registered type means in another fork, its `origin`.
 
-def make_layer(param: pb.LayerParameter, environment: Environment) -> Layer:
+        It is the entry `Type of fork` too, and a prototxt may say so itself.
+
+        Raises:
+            KeyError: the type is not registered yet.
+            ValueError: that fork has a meaning of the type already.
+        """
+
+        def add(cls: LayerClass) -> LayerClass:
+            cls.type, cls.params, cls.colour = type_name, params, self.colour
+            meanings = MEANINGS.setdefault(type_name, [LAYERS[type_name]])
+            LAYERS.add(f"{type_name} of {cls.origin}")(cls)
+            meanings.append(cls)
+            return cls
+
+        return add
+
+
+def make_layer(
+    param: pb.LayerParameter, environment: Environment, meant: type[Layer] | None = None
+) -> Layer:
     """The layer that `param` describes; its own `phase` wins over the net's.
+
+    `meant` is the class where the type has several meanings; by default the first of them.
 
     Raises:
         NetError: no such type is registered.
     """
-    if param.type not in LAYERS:
-        lower = {known.lower(): known for known in LAYERS}
-        near = difflib.get_close_matches(param.type.lower(), lower, 2, 0.7)
-        likely = " or ".join(lower[name] for name in near)
-        hint = f"did you mean {likely}?" if near else f"known types: {', '.join(sorted(LAYERS))}"
-        raise NetError(
-            f'{environment.source}: layer "{param.name}": unknown layer type "{param.type}"; {hint}'
-        )
+    require_known([param], LAYERS, environment.source)
     if param.HasField("phase"):
         environment = environment._replace(phase=pb.Phase.Name(param.phase))
-    return LAYERS[param.type](param, environment)
+    return (meant or LAYERS[param.type])(param, environment)

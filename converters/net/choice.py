@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from converters.environment import Environment
+from converters.formats.caffemodel import stored_layers
 from converters.layers.registry import Shape
 from converters.proto import caffe_pb2 as pb
 from converters.prototxt.net_rules import filter_net
@@ -52,6 +54,22 @@ class NetChoice:
     def filtered(self) -> pb.NetParameter:
         """The net with the layers of this phase and state alone; raises as `filter_net`."""
         return filter_net(self.read(), self.phase, self.level, self.stages, self.source)
+
+    @cached_property
+    def _stored_shapes(self) -> dict[str, tuple[Shape, ...]]:
+        return {
+            layer.name: tuple(blob.shape for blob in layer.blobs)
+            for path in self.weights
+            for layer in stored_layers(path)
+        }
+
+    def stored_shapes(self, layer: str) -> tuple[Shape, ...] | None:
+        """The shapes of the blobs that `weights` hold for a layer, None if they lack it.
+
+        Raises:
+            WeightsError: as `stored_layers`.
+        """
+        return self._stored_shapes.get(layer)
 
     @property
     def environment(self) -> Environment:

@@ -15,10 +15,13 @@ from typing import NamedTuple
 
 from converters.environment import Environment
 from converters.errors import CaffeError, NetError, ShapeError
-from converters.layers import Layer, make_layer
+from converters.layers import LAYERS, Layer, make_layer
+from converters.layers.meanings import Meanings
 from converters.layers.registry import BlobSpec, Shape
+from converters.layers.unknown import MOST, nearest, require_known
 from converters.net.choice import NetChoice
 from converters.proto import caffe_pb2 as pb
+from converters.proto.forks import Foreign, foreign
 
 AUTOMATIC_TOP = "(automatic)"
 LARGEST_BLOB = LARGEST_INT = 2**31 - 1
@@ -142,6 +145,23 @@ def _check_numbers(layer: Layer) -> None:
                     raise layer.error(f"{entry.name} {number} must be at most {LARGEST_INT}")
 
 
+def _check_forks(layer: Layer) -> None:
+    """Refuse what a fork computes with a field of its own and this layer does not."""
+    for name in layer.params:
+        message = getattr(layer.param, name)
+        for unknown in foreign(message, {*layer.of_forks, *layer.ignored}, f"{name}."):
+            raise layer.error(_not_computed(unknown))
+
+
+def _check_net(net: pb.NetParameter, source: str) -> None:
+    for unknown in foreign(net, deep=False):
+        raise NetError(f"{source}: {_not_computed(unknown)}")
+
+
+def _not_computed(unknown: Foreign) -> str:
+    return f"{unknown.path} is a setting of the fork {unknown.fork} that is not computed here"
+
+
 def plan_net(choice: NetChoice) -> NetPlan:
     """Filter, wire and shape a net as Caffe's Net::Init does (net.cpp).
 
@@ -149,6 +169,8 @@ def plan_net(choice: NetChoice) -> NetPlan:
         PrototxtError, NetError, ShapeError: what Caffe refuses, named by file, layer and value.
     """
     net = choice.filtered()
+    require_known(net.layer, LAYERS, choice.source)
+    _check_net(net, choice.source)
     plan = NetPlan(choice, net)
     wiring = _Wiring(plan, {name: tuple(shape) for name, shape in choice.input_shapes.items()})
     for param in net.layer:
@@ -182,6 +204,7 @@ class _Wiring:
 
     def __init__(self, plan: NetPlan, input_shapes: dict[str, Shape]) -> None:
         self.plan = plan
+        self.meanings = Meanings(plan.net, plan.source, plan.choice.stored_shapes)
         self.given = input_shapes
         self.shapes: list[Shape] = []
         self.readers: list[list[str]] = []
@@ -192,7 +215,8 @@ class _Wiring:
         self.decay_given: list[bool] = []
 
     def add(self, param: pb.LayerParameter, environment: Environment) -> None:
-        layer = make_layer(param, environment)
+        layer = make_layer(param, environment, self.meanings.of(param))
+        self.meanings.tell(param)
         _check_numbers(layer)
         bottoms = tuple(self._bottom(layer, name) for name in param.bottom)
         bottom_shapes = tuple(self.shapes[value] for value in bottoms)
@@ -261,10 +285,12 @@ class _Wiring:
 
     def _bottom(self, layer: Layer, name: str) -> int:
         if name not in self.plan.values:
-            known = ", ".join(self.plan.values) or "none"
+            made = self.plan.values
+            known = ", ".join(made if len(made) <= MOST else nearest(name, made)) or "none"
+            which = f", the nearest of {len(made)}" if len(made) > MOST else ""
             raise NetError(
                 f'{self.plan.source}: layer "{layer.name}": unknown bottom blob "{name}"; '
-                f"blobs produced before it: {known}"
+                f"blobs produced before it{which}: {known}"
             )
         value = self.plan.values[name]
         self.readers[value].append(layer.name)
@@ -294,12 +320,14 @@ class _Wiring:
             # A Python layer that reads data is left out like any other source of given blobs.
             layer.is_data = True
         if not layer.is_data:
+            _check_forks(layer)
             blobs = layer.setup(bottoms)
             return blobs, layer.reshape(bottoms)
         given = [self.given.get(name) for name in tops]
         if given and given[0] is not None:
             # Without the data file: labels default to one value per item of the first top.
             return (), [shape if shape is not None else given[0][:1] for shape in given]
+        _check_forks(layer)
         layer.setup(bottoms)
         shapes = layer.reshape(bottoms)
         return (), [self.given.get(name, shape) for name, shape in zip(tops, shapes)]

@@ -46,19 +46,23 @@ class LoadReport:
     def warn(self) -> None:
         """Name the layers that none of the files has, on this module's log."""
         if self.files and self.filled:
-            names = ", ".join(self.filled)
+            names = _some(self.filled)
             log.warning("%s: no blobs for %s: left at their fillers", ", ".join(self.files), names)
         for line in self._twin_lines():
             log.warning("%s: %s", ", ".join(self.files), line)
 
     def lines(self) -> list[str]:
-        """The report in words, a line for each list that is not empty."""
+        """The report in words: how many layers have values from the files, and which have not."""
+        loaded, filled = len(set(self.loaded)), len(self.filled)
+        if filled:
+            lines = [f"{loaded} of {loaded + filled} layers loaded"]
+        else:
+            lines = [f"all {loaded} layer{'s' * (loaded != 1)} loaded"]
         parts = {
-            "Layers loaded": self.loaded,
             "Layers kept at their fillers (in no weights file)": self.filled,
             "Layers skipped (not in the net)": self.skipped,
         }
-        lines = [f"{title}: {', '.join(names)}" for title, names in parts.items() if names]
+        lines += [f"{title}: {_some(names)}" for title, names in parts.items() if names]
         return lines + self._twin_lines()
 
     def _twin_lines(self) -> list[str]:
@@ -67,6 +71,12 @@ class LoadReport:
             "Caffe would fill the first alone"
             for name in self.twins
         ]
+
+
+def _some(names: Sequence[str], most: int = 8) -> str:
+    """The names, or the first of them and how many there are more."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def load_files(
@@ -112,7 +122,7 @@ def load_files(
     if files and report.filled and strict:
         raise WeightsError(
             f"{', '.join(report.files)}: no blobs for layer{'s' * (len(report.filled) > 1)} "
-            f"{', '.join(report.filled)} of {plan.source} (strict)"
+            f"{_some(report.filled)} of {plan.source} (strict)"
         )
     return report
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from converters.layers import LAYERS
+from converters.layers.meanings import Meanings
 from converters.proto import caffe_pb2 as pb
 from converters.prototxt.net_rules import insert_splits
 
@@ -21,9 +22,11 @@ def snapshot_net(net: pb.NetParameter, phase: str, source: str = "") -> pb.NetPa
     """
     split = insert_splits(net, source)
     written = pb.NetParameter(name=net.name, layer=split.layer)
+    # The weights decide between meanings that are written alike.
+    meanings = Meanings(net, source, lambda name: None)
     for layer in written.layer:
         if not layer.HasField("phase"):
             layer.phase = pb.TRAIN if phase == "TRAIN" else pb.TEST
         if layer.type in LAYERS:
-            LAYERS[layer.type].complete(layer, source or net.name)
+            (meanings.of(layer) or LAYERS[layer.type]).complete(layer, source or net.name)
     return written

@@ -55,6 +55,17 @@ V1_TYPES = {
     "TANH": "TanH",
     "THRESHOLD": "Threshold",
     "WINDOW_DATA": "WindowData",
+    # Of forks: FCN's branch, MobileNet-YOLO, happynear.
+    "CROP": "Crop",
+    "RELU6": "ReLU6",
+    "LOCAL": "Local",
+    "BN": "BN",
+    "NORMALIZE": "Normalize",
+    "INSANITY": "Insanity",
+    "TRIPLET_LOSS": "TripletLoss",
+    "ROIPOOLING": "ROIPooling",
+    "BATCH_NORM": "BatchNorm",
+    "ELTWISE_AFFINE": "EltwiseAffine",
 }
 
 

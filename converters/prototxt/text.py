@@ -6,7 +6,7 @@ becomes. Importing this module costs protobuf alone.
 
 from __future__ import annotations
 
-import difflib
+import logging
 import re
 from pathlib import Path
 from typing import TypeVar
@@ -17,32 +17,56 @@ from google.protobuf.message import Message
 from converters.errors import PrototxtError
 from converters.formats.input_files import require_regular_file
 from converters.proto import caffe_pb2 as pb
+from converters.proto.foreign import SOLVER_WITHOUT_EFFECT, forks_with_field
+from converters.prototxt.kind import is_net, is_solver, net_of_solver
+from converters.prototxt.strangers import COMMENT_OR_STRING
 from converters.raw_text import decoded
+from converters.reporting import shortened
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
+_LONGEST = 300
+
+log = logging.getLogger(__name__)
 
 
 def parse_text(text: str, message: AnyMessage, source: str) -> AnyMessage:
     """Parse prototxt `text` into `message` and return it.
 
+    A fork's solver field that changes nothing in training is left out, with a warning.
+
     Raises:
-        PrototxtError: `source:line:column: what was wrong`.
+        PrototxtError: `source:line:column: what is there and what to write`.
     """
     if "\\" in text:
         text = _with_escapes(text, source)
     try:
         text_format.Parse(text, message)
     except text_format.ParseError as error:
-        line, column = error.GetLine(), error.GetColumn()
-        place = f"{source}:{line}:{column}" if line is not None else source
-        reason = str(error).removeprefix(f"{line}:{column} : ").replace("\n", " ")
-        raise PrototxtError(f"{place}: {reason}{_hint(reason)}") from error
+        # Imported late: it knows the layer types, and few files are broken.
+        from converters.prototxt.diagnosis import without_idle_fields
+
+        kept, idle = without_idle_fields(text, message)
+        if not idle:
+            raise PrototxtError(_why(text, message, source, error)) from error
+        message.Clear()
+        parse_text(kept, message, source)
+        for name, line in idle.items():
+            _tell_idle(f"{source}:{line}", name)
     except (RecursionError, ValueError, OverflowError) as error:
         raise PrototxtError(f"{source}: {error}") from error
+    if isinstance(message, pb.SolverParameter):
+        for entry, _ in message.ListFields():
+            if entry.name in SOLVER_WITHOUT_EFFECT:
+                _tell_idle(source, entry.name)
     return message
 
 
-_COMMENT_OR_STRING = re.compile(r"""#[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'""")
+def _tell_idle(place: str, name: str) -> None:
+    whose = forks_with_field("SolverParameter", name)[0]
+    reason = SOLVER_WITHOUT_EFFECT[name]
+    log.warning("%s: %s, of %s fork, has no effect here: %s", place, name, whose, reason)
+
+
 # What C++'s tokenizer takes; runs of numbers are one match, because together they may be UTF-8.
 _ESCAPE = re.compile(
     r"""(?P<bytes>(?:\\[0-7]{1,3}|\\[xX][0-9a-fA-F]{1,2})+)"""
@@ -89,29 +113,19 @@ def _with_escapes(text: str, source: str) -> str:
             else match[0]
         )
 
-    return _COMMENT_OR_STRING.sub(rewritten, text)
+    return COMMENT_OR_STRING.sub(rewritten, text)
 
 
-# Fields of well-known forks of Caffe, and how Caffe says the same.
-FORKS = {
-    "ceil_mode": "a fork's; in Caffe `ceil_mode: false` is `round_mode: FLOOR`, true the default",
-    "permute_param": "of SSD's fork; Caffe has no Permute layer",
-    "resize_param": "of SSD's fork; Caffe resizes images when the database is built",
-}
-UNKNOWN_FIELD = re.compile(r'Message type "caffe\.(\w+)" has no field named "(\w+)"')
+def _why(text: str, message: Message, source: str, error: text_format.ParseError) -> str:
+    """What is wrong and where; as protobuf says it, if nobody knows better."""
+    from converters.prototxt.diagnosis import diagnose
 
-
-def _hint(reason: str) -> str:
-    """What an unknown field's message would accept, if that is what was wrong."""
-    match = UNKNOWN_FIELD.match(reason)
-    if match is None:
-        return ""
-    message, field = match.groups()
-    if field in FORKS:
-        return f" This field is {FORKS[field]}."
-    known = list(pb.DESCRIPTOR.message_types_by_name[message].fields_by_name)
-    near = difflib.get_close_matches(field, known, 3)
-    return f" Did you mean {' or '.join(near)}?" if near else f" It has {', '.join(known)}."
+    if found := diagnose(text, message):
+        return f"{source}:{found.line}:{found.column}: {found.words}"
+    line, column = error.GetLine(), error.GetColumn()
+    place = f"{source}:{line}:{column}" if line is not None else source
+    reason = str(error).removeprefix(f"{line}:{column} : ").replace("\n", " ")
+    return f"{place}: {shortened(reason, _LONGEST)}"
 
 
 # What no text has: zero bytes and most of the other control characters.
@@ -122,6 +136,14 @@ _MARKS = (
     (b"\xff\xfe", "UTF-16 text"),
     (b"\xfe\xff", "UTF-16 text"),
     (b"\xef\xbb\xbf", "UTF-8 text with a byte order mark (BOM)"),
+)
+_FILES = (
+    (b"PK\x03\x04", "a zip archive: unpack it"),
+    (b"\x1f\x8b", "a gzip archive: unpack it"),
+    (b"\x89PNG", "a PNG picture"),
+    (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"%PDF", "a PDF document"),
 )
 
 
@@ -148,20 +170,34 @@ def text_of(content: bytes, source: str) -> str:
     for mark, what in _MARKS:
         if content.startswith(mark):
             raise PrototxtError(f"{source}: is {what}; save it as UTF-8 without a BOM")
+    for mark, what in _FILES:
+        if content.startswith(mark):
+            raise PrototxtError(f"{source}: not a text file but {what}")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         if _BINARY.search(content):
             raise PrototxtError(
                 f"{source}: not a text file (byte {error.start} is not UTF-8); "
-                "a binary .caffemodel goes to --weights"
+                "a binary .caffemodel goes to --weights, a mean image to mean_file"
             ) from error
         return decoded(content)
 
 
 def read_net(path: str | Path) -> pb.NetParameter:
-    """Read a net and bring an old one (V0, V1, `input:` fields …) to today's form."""
-    return parse_net(read_text(path), str(path))
+    """Read a net and bring an old one (V0, V1, `input:` fields …) to today's form.
+
+    Raises:
+        PrototxtError: it cannot be read or parsed, or is a solver.
+    """
+    text = read_text(path)
+    if is_solver(text):
+        named = net_of_solver(text)
+        net = f"; its net is {named}: give that, or" if named else ";"
+        raise PrototxtError(
+            f"{path}: is a solver where a net is wanted{net} train with `gmnet train {path}`"
+        )
+    return parse_net(text, str(path))
 
 
 def parse_net(text: str, source: str = "<text>") -> pb.NetParameter:
@@ -172,10 +208,20 @@ def parse_net(text: str, source: str = "<text>") -> pb.NetParameter:
 
 
 def read_solver(path: str | Path) -> pb.SolverParameter:
-    """Read a solver file; the old `solver_type` enum becomes `type`."""
+    """Read a solver file; the old `solver_type` enum becomes `type`.
+
+    Raises:
+        PrototxtError: it cannot be read or parsed, or is a net.
+    """
     from converters.prototxt.upgrade import upgrade_solver
 
-    return upgrade_solver(parse_text(read_text(path), pb.SolverParameter(), str(path)), str(path))
+    text = read_text(path)
+    if is_net(text):
+        raise PrototxtError(
+            f"{path}: is a net where a solver is wanted; `gmnet train {path} --solver SOLVER` "
+            "trains it"
+        )
+    return upgrade_solver(parse_text(text, pb.SolverParameter(), str(path)), str(path))
 
 
 def to_text(message: Message) -> str:

@@ -125,7 +125,8 @@ def upgrade_solver(solver: pb.SolverParameter, source: str) -> pb.SolverParamete
     """
     upgraded = pb.SolverParameter()
     upgraded.CopyFrom(solver)
-    if not solver.HasField("solver_type"):
+    if not solver.HasField("solver_type") or solver.solver_type not in SOLVER_TYPES:
+        # A fork's type stays, for the solver to refuse.
         return upgraded
     old = SOLVER_TYPES[solver.solver_type]
     if solver.HasField("type"):

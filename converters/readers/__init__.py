@@ -5,6 +5,6 @@
 """
 
 from converters.readers.memory import MemoryReader
-from converters.readers.reader import ALL, Arrays, Reader, Share, open_reader
+from converters.readers.reader import ALL, READERS, Arrays, Reader, Share, open_reader
 
-__all__ = ["ALL", "Arrays", "MemoryReader", "Reader", "Share", "open_reader"]
+__all__ = ["ALL", "READERS", "Arrays", "MemoryReader", "Reader", "Share", "open_reader"]

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from converters.datasets.registry import DATASETS
 from converters.errors import DataError
 from converters.readers.reader import READERS, Reader, Shape
 from converters.readers.transform import Images, Places
@@ -40,7 +43,8 @@ class DatabaseReader(Reader):
         path = path if path.exists() else self.find(param.source)
         if not path.exists():
             raise self.fail(
-                f"database {param.source} does not exist: build it, or give input shapes"
+                f"database {param.source} does not exist: build it, or give input shapes; "
+                f"{_maker(param.source)}"
             )
         try:
             self.records = LmdbReader(path)
@@ -49,6 +53,13 @@ class DatabaseReader(Reader):
         self._sizes_differ = False
         self.position = self.share.first(self.batch_size) % len(self.records)
         self.reopen()
+
+    @property
+    def items(self) -> int:
+        return len(self.records)
+
+    def close(self) -> None:
+        self.records.close()
 
     def reopen(self) -> None:
         if self.position >= len(self.records):
@@ -127,3 +138,19 @@ class DatabaseReader(Reader):
             return decode_images(records, self.transform.color)
         except RecordError as error:
             raise self.records.named(error, position, self.share.step) from error
+
+
+def _maker(source: str) -> str:
+    """The line that makes a database of this name: a data set's as our builder or Caffe calls it.
+
+    Any other is made from a list of images.
+    """
+    path = Path(source)
+    named = re.fullmatch(r"(\w+?)_(train|test)(?:_lmdb)?", path.name)
+    if named is None or named[1] not in DATASETS:
+        return f"`gmnet imageset ROOT LIST {shlex.quote(source)}` makes it from a list of images"
+    dataset, split = named.groups()
+    made = Path("lmdb") / f"{dataset}_{split}"
+    if path == made:
+        return f"`make lmdb DATASET={dataset}` makes it"
+    return f"`make lmdb DATASET={dataset}` makes {made}, to be named here"

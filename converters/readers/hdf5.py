@@ -13,6 +13,7 @@ from converters.environment import find_file
 from converters.formats.hdf5 import import_h5py
 from converters.formats.input_files import byte_order_mark, read_file
 from converters.readers.reader import READERS, Reader, Shape
+from converters.reporting import SILENT, Reporter
 
 # Bytes that are not asked for; and how much larger than stored a compressed dataset may be.
 _SMALL, _MOST_TIMES = 1 << 26, 1100
@@ -40,6 +41,7 @@ class Hdf5Reader(Reader):
         if wrong := next((name for name in names if "\0" in name), None):
             raise self.fail(f"list {param.source} names {wrong!r}, which no file can be called")
         self.files = [find_file(self.find(name), listed.parent) for name in names]
+        self._listed = listed
         # Rows read so far are in `position`; the file's place in its order is `file`.
         self.file = 0
         self._loaded: Path | None = None
@@ -88,6 +90,27 @@ class Hdf5Reader(Reader):
             return np.asarray(dataset, np.float32)
         except MemoryError as error:
             raise self.fail(f"{path}: {top} needs {size} bytes of memory") from error
+
+    @property
+    def items(self) -> int:
+        """The rows of all files; each is opened for it."""
+        h5py = import_h5py("HDF5Data")
+        rows, top = 0, self.param.top[0]
+        for path in self.files:
+            try:
+                with h5py.File(path, "r") as file:
+                    rows += len(file[top])
+            except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+                raise self.fail(f"{path}: {error}; it needs a dataset {top}") from error
+        return rows
+
+    def check(self, reporter: Reporter = SILENT) -> None:
+        absent = [path for path in self.files if not path.exists()]
+        if absent:
+            raise self.fail(
+                f"{len(absent)} of the {len(self.files)} files of {self._listed} do not exist: "
+                f"{', '.join(map(str, absent[:8]))}{' …' if len(absent) > 8 else ''}"
+            )
 
     def shapes(self) -> list[Shape]:
         return [(self.batch_size, *rows.shape[1:]) for rows in self.rows]

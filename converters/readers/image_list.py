@@ -3,23 +3,59 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from converters.environment import find_file
 from converters.errors import DataError
 from converters.formats.input_files import read_file
 from converters.readers.reader import READERS, Reader, Shape
 from converters.records.image_list import read_image_list
 from converters.records.images import LARGEST_IMAGE, decode, opencv, planes
+from converters.reporting import SILENT, Reporter
+
+_LONG = 10_000
+"""Files whose absence shows in a moment: of more, a bar tells how far the search is."""
+_SHOWN = 8
 
 
 class ImageFileReader(Reader):
-    """A reader of image files, whose names start with the layer's `root_folder` as it stands."""
+    """A reader of image files, whose names start with the layer's `root_folder` as it stands.
+
+    `listed` is the file that names them.
+    """
+
+    listed: Path
+
+    def image_file(self, name: str) -> Path:
+        """The file that a name of the list means, its root folder included."""
+        return find_file(self.find(name), self.listed.parent)
+
+    def require_files(self, names: Sequence[str], root: str, reporter: Reporter) -> None:
+        """Raise one DataError for all the names that no file has."""
+        shown = reporter if len(names) > _LONG else SILENT
+        looked_at = shown.progress(names, f"looking for the files of {self.listed}", len(names))
+        absent = [name for name in looked_at if not self.image_file(root + name).exists()]
+        if not absent:
+            return
+        first = self.image_file(root + absent[0])
+        if len(absent) == len(names):
+            raise self.fail(
+                f"none of the {len(names)} files of {self.listed} exists, {first} to begin with: "
+                f'is root_folder "{root}" right?'
+            )
+        more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
+        raise self.fail(
+            f"{len(absent)} of the {len(names)} files of {self.listed} do not exist: "
+            f"{', '.join(str(self.image_file(root + name)) for name in absent[:_SHOWN])}{more}"
+        )
 
     def content(self, name: str) -> bytes:
         """The bytes of an image file."""
-        path = self.find(name)
+        path = self.image_file(name)
         try:
             return read_file(path)
         except (OSError, ValueError) as error:  # ValueError: a name with a NUL byte
@@ -31,9 +67,9 @@ class ImageFileReader(Reader):
         try:
             pixels = decode(content, color)
         except DataError as error:
-            raise self.fail(f"image {self.find(name)} {error}") from error
+            raise self.fail(f"image {self.image_file(name)} {error}") from error
         if pixels is None:
-            raise self.fail(f"image {self.find(name)} cannot be decoded")
+            raise self.fail(f"image {self.image_file(name)} cannot be decoded")
         return pixels
 
 
@@ -51,8 +87,9 @@ class ImageListReader(ImageFileReader):
             )
         if (param.new_height == 0) != (param.new_width == 0):
             raise self.fail("give both new_height and new_width, or neither")
+        self.listed = self.find(param.source)
         try:
-            listed = read_image_list(self.find(param.source))
+            listed = read_image_list(self.listed)
         except DataError as error:
             raise self.fail(f"list {error}") from error
         # A blank line has no name; Caffe would stop when its turn comes.
@@ -69,6 +106,14 @@ class ImageListReader(ImageFileReader):
         self.reopen()
         self._advance(self.share.first(self.batch_size))
 
+    @property
+    def items(self) -> int:
+        return len(self.lines)
+
+    def check(self, reporter: Reporter = SILENT) -> None:
+        names = [name for name, _ in self.lines]
+        self.require_files(names, self.param.image_data_param.root_folder, reporter)
+
     def _advance(self, lines: int) -> None:
         """Step on; each round of the list has an order of its own."""
         rounds, self.position = divmod(self.position + lines, len(self.lines))
@@ -84,7 +129,10 @@ class ImageListReader(ImageFileReader):
         self._order = self.random(1).permutation(count) if shuffled else np.arange(count)
 
     def shapes(self) -> list[Shape]:
-        image = self._image(self.lines[self._order[self.position]][0])
+        name = self.lines[self._order[self.position]][0]
+        if not self.image_file(self.param.image_data_param.root_folder + name).exists():
+            self.check()
+        image = self._image(name)
         return [(self.batch_size, *self.transform.shape(image.shape)), (self.batch_size,)]
 
     def _image(self, name: str) -> NDArray[np.uint8]:

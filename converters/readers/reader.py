@@ -19,6 +19,7 @@ from converters.errors import CaffeError, DataError
 from converters.proto import caffe_pb2 as pb
 from converters.readers.transform import Transform
 from converters.registry import Registry
+from converters.reporting import SILENT, Reporter
 
 Arrays = dict[str, NDArray[np.float32]]
 Shape = tuple[int, ...]
@@ -58,6 +59,7 @@ class Reader:
 
     ahead = True
     """Whether a batch may be read before it is asked for."""
+    batch_size: int
 
     def __init__(
         self,
@@ -88,6 +90,21 @@ class Reader:
     def read(self) -> list[NDArray[np.float32]]:
         """The next batch, an array a top."""
         raise NotImplementedError
+
+    @property
+    def items(self) -> int | None:
+        """How many items one round of the data has; None where there is no telling."""
+        return None
+
+    def check(self, reporter: Reporter = SILENT) -> None:
+        """Look for the files that the data name, before hours of work need one that is absent.
+
+        Raises:
+            DataError: some are; one error for all of them.
+        """
+
+    def close(self) -> None:
+        """Release the files; nothing can be read any more."""
 
     def next(self) -> Arrays:
         """The next batch by top name; raises as `move`."""

@@ -33,6 +33,7 @@ from converters.readers.image_list import ImageFileReader
 from converters.readers.reader import READERS, Shape
 from converters.records.image_list import shown, whole_number
 from converters.records.images import opencv, planes
+from converters.reporting import SILENT, Reporter
 
 Value = TypeVar("Value")
 _CHANNELS = 3  # images are always decoded in colour
@@ -256,7 +257,7 @@ class WindowReader(ImageFileReader):
             raise self.fail(f"fg_fraction {param.fg_fraction:g} must lie between 0 and 1")
         self._foreground = int(np.float32(self.batch_size) * np.float32(param.fg_fraction))
         self._mean = self._means()
-        self._path = self.find(param.source)
+        self._path = self.listed = self.find(param.source)
         try:
             self.file = read_windows(self._path, param.fg_threshold, param.bg_threshold)
         except DataError as error:
@@ -270,6 +271,10 @@ class WindowReader(ImageFileReader):
                 f"{self.batch_size - self._foreground}"
             )
         self._kept: dict[int, bytes] = {}
+
+    def check(self, reporter: Reporter = SILENT) -> None:
+        root = self.param.window_data_param.root_folder
+        self.require_files(self.file.images, root, reporter)
 
     def _means(self) -> NDArray[np.float32] | None:
         """What is subtracted, (3, crop, crop) or (C, 1, 1)."""

@@ -24,6 +24,9 @@ from converters.reporting import SILENT, Reporter
 # them; and such tasks before their records are written.
 _TASK, _TASKS = 8, 8
 
+_TOLD = 8
+"""Images that are named, of those that are left out."""
+
 
 class Size(NamedTuple):
     """Height and width in pixels."""
@@ -87,6 +90,13 @@ def convert_imageset(
     if settings.shuffle is not None:
         order = np.random.RandomState(settings.shuffle).permutation(len(order))
     folder = str(root).rstrip("/")
+    paths = (f"{folder}/{os.fsdecode(name)}" for name in images.names)
+    if images.names and not any(map(os.path.exists, paths)):
+        raise DataError(
+            f"{list_file}: none of its {len(order)} images can be read: "
+            f"{folder}/{os.fsdecode(images.names[0])} does not exist, nor do the others; is "
+            f"ROOT {folder or '/'} right?"
+        )
     unreadable: list[str] = []
     first_shape = ""
     with create_lmdb(out, force, expected=len(order)) as writer:
@@ -96,7 +106,8 @@ def convert_imageset(
             name = images.names[order[number]]
             if record is None:
                 unreadable.append(os.fsdecode(name))
-                reporter.note(f"{folder}/{os.fsdecode(name)}: not a readable image, left out")
+                if len(unreadable) <= _TOLD:
+                    reporter.note(f"{folder}/{os.fsdecode(name)}: not a readable image, left out")
                 continue
             first_shape = first_shape or record.shape
             if settings.check_size and record.shape != first_shape:
@@ -105,6 +116,8 @@ def convert_imageset(
                     f"{first_shape}; give --resize, or leave --check-size out"
                 )
             writer.put(b"%08d_%b" % (number, name), record.value)
+        if len(unreadable) > _TOLD:
+            reporter.note(f"and {len(unreadable) - _TOLD} more that are not")
         written = len(order) - len(unreadable)
         if not written:
             raise DataError(f"{list_file}: none of its {len(order)} images can be read")

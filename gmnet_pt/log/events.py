@@ -99,7 +99,7 @@ class Advance(Event):
     """
 
     iteration: int
-    loss: Callable[[], float] | None = field(default=None, compare=False)
+    loss: Callable[[], float] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

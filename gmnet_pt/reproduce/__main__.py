@@ -1,8 +1,6 @@
-"""`python -m gmnet_pt.reproduce`: train what the paper's tables and figures need, and report it.
+"""`gmnet reproduce`, `python -m gmnet_pt.reproduce`: the paper's tables and figures.
 
-Runs are resumed, finished ones are not repeated, and two of these commands at once share the work.
-What is not given (`--source`) is missing in the report. Ctrl-C, SIGTERM and SIGHUP stop after a
-snapshot.
+`gmnet_pt.reproduce.options` has the options, `gmnet_pt.reproduce.work` does it.
 """
 
 from __future__ import annotations
@@ -13,7 +11,6 @@ if __name__ == "__main__":  # before what takes long to import
     starting.begin()
 
 import argparse
-import math
 import sys
 import time
 from collections import Counter
@@ -26,7 +23,8 @@ from converters.command_line.progress import TerminalReporter
 from converters.command_line.table import aligned
 from converters.errors import SolverError
 from converters.proto import caffe_pb2 as pb
-from gmnet_pt.reproduce.budgets import BUDGETS, find_budget
+from gmnet_pt.reproduce import options
+from gmnet_pt.reproduce.budgets import find_budget
 from gmnet_pt.reproduce.collect import collect
 from gmnet_pt.reproduce.experiments import EXHIBITS, Exhibit
 from gmnet_pt.reproduce.pages import text_tables, update_page
@@ -36,88 +34,11 @@ from gmnet_pt.reproduce.runs import Selection
 from gmnet_pt.reproduce.timing import span
 from gmnet_pt.reproduce.training import Trainer
 from gmnet_pt.reproduce.work import Outcome, Status, Work
+from gmnet_pt.solver.choices import Request
 from gmnet_pt.solver.device import named_device, solver_device
-from gmnet_pt.solver.precision import PRECISIONS
-from gmnet_pt.solver.solver import Request
 from gmnet_pt.train import Signals
 from prototxt_gen.audit import audit
 from prototxt_gen.recipes import find_dataset
-
-EXIT_STATUS = (
-    "exit status: 0 all that could be done is done, or the minutes are over; 1 a run failed, or "
-    "another clear error; 2 wrong usage; 130 stopped by SIGINT, 143 by SIGTERM, 129 by SIGHUP"
-)
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
-    add = parser.add_argument
-    add("--table", type=int, action="append", default=[], metavar="1|2|3", help="repeatable")
-    add("--figure", type=int, action="append", default=[], metavar="3|4|5", help="repeatable")
-    about = "; ".join(f"{budget.name}: {budget.about}" for budget in BUDGETS.values())
-    add("--budget", default="full", metavar="|".join(BUDGETS), help=f"{about} (default: full)")
-    add("--datasets", type=_words, metavar="D[,D2]", help="only these data sets")
-    add("--seeds", type=_seeds, default=(1,), metavar="N[,N2]", help="a run each (default: 1)")
-    add(
-        "--source",
-        type=_pair,
-        action="append",
-        default=[],
-        metavar="D=PATH",
-        help="a data set's archives, to build its databases from; repeatable",
-    )
-    add(
-        "--substitute",
-        type=_pair,
-        action="append",
-        default=[],
-        metavar="D=D2",
-        help="train on another data set than the paper's, which all labels then say; repeatable",
-    )
-    add("--device", help="cpu, cuda or cuda:N (default: the GPU if there is one)")
-    add("--precision", choices=list(PRECISIONS), default="fp32", help="fp32 follows Caffe")
-    add("--minutes", type=_minutes, metavar="N", help="stop after so many, to go on another time")
-    add("--retry", action="store_true", help="try failed runs again")
-    add("--repeat", action="store_true", help="also do runs that results/ has from elsewhere")
-    instead = parser.add_mutually_exclusive_group().add_argument
-    instead("--list", action="store_true", help="show each run's state and the time left alone")
-    instead(
-        "--report", action="store_true", help="write the report of what is there; train nothing"
-    )
-    instead(
-        "--page",
-        type=Path,
-        metavar="FILE.md",
-        help="write all of results/ into a page between its marks; do nothing else",
-    )
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(filter(None, text.split(",")))
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    words = text.split(",")
-    if not all(word.isdecimal() for word in words):
-        raise argparse.ArgumentTypeError(f"{text!r}: use whole numbers with commas, as 1,2,3")
-    return tuple(dict.fromkeys(map(int, words)))
-
-
-def _minutes(text: str) -> float:
-    try:
-        minutes = float(text)
-    except ValueError:
-        minutes = 0.0
-    if not 0 < minutes < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes above 0")
-    return minutes
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not (name and equals and value):
-        raise argparse.ArgumentTypeError(f"{text!r}: use NAME=VALUE")
-    return name, value
 
 
 def _exhibits(args: argparse.Namespace) -> tuple[bool, tuple[Exhibit, ...]]:
@@ -227,7 +148,9 @@ def list_lines(statuses: Sequence[Status]) -> Iterator[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and do it."""
-    return run_program("gmnet_pt.reproduce", __doc__, configure, run, argv, EXIT_STATUS)
+    return run_program(
+        "gmnet_pt.reproduce", options.__doc__, options.configure, run, argv, options.EXIT_STATUS
+    )
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from converters.errors import CaffeError
+from converters.errors import CaffeError, DataError
 from converters.layers import Layer
 from converters.net.caffe_net import CaffeNet
-from converters.readers import ALL, MemoryReader, Reader, Share, open_reader
-from converters.readers.database import DatabaseReader
-from converters.readers.image_list import ImageListReader
+from converters.prototxt.kind import is_deploy
+from converters.readers import ALL, READERS, MemoryReader, Reader, Share, open_reader
+from converters.reporting import SILENT, Reporter
 from gmnet_pt.solver.resident import DataMemory, Resident, resident
 
 AHEAD = 3
@@ -72,9 +72,12 @@ class Batches:
     @property
     def items(self) -> int | None:
         """How many items one round of the data has; None where the layer does not tell."""
-        if isinstance(self._reader, DatabaseReader):
-            return len(self._reader.records)
-        return len(self._reader.lines) if isinstance(self._reader, ImageListReader) else None
+        return self._reader.items
+
+    def check(self, reporter: Reporter = SILENT) -> None:
+        """Look for the files that the data name; raises DataError, once for all that are absent."""
+        self._settle()
+        self._reader.check(reporter)
 
     def next(self) -> dict[str, Tensor]:
         """The next batch.
@@ -146,8 +149,7 @@ class Batches:
         if self._resident is not None:
             self._resident.close()
             self._resident = None
-        if isinstance(self._reader, DatabaseReader):
-            self._reader.records.close()
+        self._reader.close()
 
 
 def open_batches(
@@ -174,7 +176,15 @@ def open_net_batches(
     net: CaffeNet, seed: int | None = None, share: Share = ALL, memory: DataMemory | None = None
 ) -> list[Batches]:
     """The feeders of all data layers of `net`; raises as `open_batches`."""
-    return open_batches(net.plan.data_layers, seed, share, memory)
+    layers = net.plan.data_layers
+    if layers and all(layer.type not in READERS for layer in layers):
+        names = ", ".join(name for layer in layers for name in layer.param.top)
+        guess = "; this looks like a deploy net" if is_deploy(net.plan.net) else ""
+        raise DataError(
+            f"{net.plan.source}: no data layer{guess}: nothing reads its inputs ({names}); a net "
+            "with data layers is needed here"
+        )
+    return open_batches(layers, seed, share, memory)
 
 
 @contextmanager

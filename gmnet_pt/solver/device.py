@@ -38,8 +38,9 @@ def choose_device(
         device = named_device(wanted)
     else:
         device = solver_device(solver)
-    asked = wanted is None and solver.solver_mode == pb.SolverParameter.GPU
-    return device, device_message(device, missing=asked)
+    if wanted is None and device.type == "cpu" and solver.solver_mode == pb.SolverParameter.GPU:
+        return device, device_message(device, missing=solver.device_id)
+    return device, device_message(device)
 
 
 def solver_device(solver: pb.SolverParameter) -> torch.device:
@@ -50,8 +51,23 @@ def solver_device(solver: pb.SolverParameter) -> torch.device:
     return torch.device("cpu")
 
 
-def device_message(device: torch.device, missing: bool = False) -> Message:
-    """Caffe's word on the device; `missing`: it stands in for a GPU that is not there."""
+def device_message(device: torch.device, missing: int | None = None) -> Message:
+    """Caffe's word on the device; `missing` is the number of the GPU that it stands in for."""
     if device.type == "cuda":
         return Message(f"Use GPU with device ID {device.index or 0}", "caffe.cpp:266")
-    return Message("Use CPU." + " There is no GPU here." * missing, "caffe.cpp:275")
+    count = torch.cuda.device_count()
+    absent = "" if missing is None else f" There is no GPU{f' {missing}' if count else ''} here."
+    return Message(f"Use CPU.{absent}", "caffe.cpp:275")
+
+
+def as_run(solver: pb.SolverParameter, device: torch.device) -> pb.SolverParameter:
+    """The solver with the device that it runs on, to be shown."""
+    shown = pb.SolverParameter()
+    shown.CopyFrom(solver)
+    on_gpu = device.type == "cuda"
+    shown.solver_mode = pb.SolverParameter.GPU if on_gpu else pb.SolverParameter.CPU
+    if on_gpu:
+        shown.device_id = device.index or 0
+    else:
+        shown.ClearField("device_id")
+    return shown

@@ -18,10 +18,10 @@ from converters.errors import SolverError
 from converters.net.caffe_net import CaffeNet
 from converters.net.plan import NetPlan
 from converters.net.summary import summarize
+from gmnet_pt.solver.choices import AUTO, LAYOUT_NAMES
 from gmnet_pt.solver.processes import current
 
-AUTO = "auto"
-LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+LAYOUTS = dict(zip(LAYOUT_NAMES, (torch.contiguous_format, torch.channels_last), strict=True))
 
 _LEAST = 30_000_000
 """Multiply-adds of a forward pass below which the difference does not show beside the calls."""

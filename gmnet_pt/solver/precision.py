@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from converters.errors import SolverError
+from gmnet_pt.solver.choices import PRECISION_NAMES
 
 
 @dataclass(frozen=True)
@@ -93,11 +94,13 @@ def _taken() -> _Switches:
 
 
 FP32 = Precision(None, False)
-PRECISIONS = {
-    "fp32": FP32,
-    "tf32": Precision(None, True),
-    "bf16": Precision(torch.bfloat16, True),
-}
+PRECISIONS = dict(
+    zip(
+        PRECISION_NAMES,
+        (FP32, Precision(None, True), Precision(torch.bfloat16, True)),
+        strict=True,
+    )
+)
 
 
 def named_precision(name: str) -> Precision:

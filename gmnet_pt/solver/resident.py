@@ -7,7 +7,6 @@ database, later ones from the device. A batch is the same either way, random cho
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
@@ -21,19 +20,6 @@ from converters.readers.transform import Places, Transform
 
 _SHARE = 0.5
 """Of the device's free memory that records may take where nobody says how much."""
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-
-
-def memory_size(text: str) -> int:
-    """Bytes of a size like `2G`, `500M` or `0`.
-
-    Raises:
-        ValueError: it is none.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d*)?)([KMGT]?)(?:I?B)?", text.strip().upper())
-    if found is None:
-        raise ValueError(f"{text} is no size")
-    return int(float(found[1]) * _UNITS[found[2]])
 
 
 class DataMemory:

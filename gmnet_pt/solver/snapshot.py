@@ -12,8 +12,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from converters.errors import OutputError, SolverError
+from converters.errors import CaffeError, OutputError, SolverError
+from converters.formats.caffemodel import stored_layers
 from converters.formats.locks import only_writer
 from converters.formats.npz import read_npz
 from converters.formats.solverstate import SolverState, fill_solverstate, read_solverstate
@@ -158,6 +159,32 @@ def _own_arrays(state: OwnState) -> dict[str, Any]:
             for key, value in position.items():
                 arrays[f"data/{number}/{place}/{key}"] = np.asarray(value)
     return arrays
+
+
+def newest(prefix: str, tell: Callable[[str], None]) -> Path | None:
+    """The snapshot of `prefix` that was written last and is whole; None where there is none.
+
+    The time decides and not the iteration: a shorter run may have followed a longer one. `tell` is
+    given a line for each that is passed over.
+    """
+    stem = Path(file_name(prefix))
+    named = re.compile(re.escape(stem.name) + r"_iter_(\d+)\.solverstate(?:\.h5)?")
+    found = []
+    with suppress(FileNotFoundError, NotADirectoryError):
+        for path in stem.parent.iterdir():
+            if match := named.fullmatch(path.name):
+                found.append((path.stat().st_mtime_ns, int(match[1]), path))
+    for _, _, path in sorted(found, reverse=True):
+        try:
+            state = read(path)
+            if state.type is None:  # Caffe's own: no digest says that the weights are whole
+                for _ in stored_layers(state.learned_net):
+                    pass
+        except CaffeError as error:
+            tell(f"passed over: {error}")
+        else:
+            return path
+    return None
 
 
 def ours_beside(path: Path) -> Path:

@@ -11,7 +11,6 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -20,9 +19,11 @@ import torch
 from torch import Tensor
 
 from converters.errors import SolverError
+from converters.memory import keep_freed
 from converters.net.caffe_net import CaffeNet, lay_out
 from converters.net.choice import Weights
 from converters.proto import caffe_pb2 as pb
+from converters.reporting import SILENT, Reporter
 from gmnet_pt.log.events import (
     Advance,
     Clip,
@@ -44,6 +45,7 @@ from gmnet_pt.solver import not_finite, solver_file, testing
 from gmnet_pt.solver import snapshot as snapshots
 from gmnet_pt.solver.batches import Batches
 from gmnet_pt.solver.capture import CapturedStep, CudaGraphs, Graphs
+from gmnet_pt.solver.choices import AUTO, Request
 from gmnet_pt.solver.compiled import CompiledLoss
 from gmnet_pt.solver.debug_info import show_forward_backward
 from gmnet_pt.solver.device import choose_device
@@ -58,15 +60,6 @@ from gmnet_pt.solver.scores import SmoothedLoss, list_outputs
 from gmnet_pt.solver.solver_file import SolverChoice
 from gmnet_pt.solver.step import Feed, Passed, TrainingStep
 from gmnet_pt.solver.updates import Updater
-
-
-class Request(Enum):
-    """What a signal asks of a running solver."""
-
-    NONE = "none"
-    SNAPSHOT = "snapshot"
-    STOP = "stop"
-
 
 _REQUESTS = list(Request)
 """Of what several processes are asked for, the later is done by all."""
@@ -115,6 +108,10 @@ class Solver:
         self.precision = named_precision(choice.precision)
         self.device, message = choose_device(self.param, choice.device)
         show(message)
+        if self.device.type == "cpu":
+            keep_freed()
+        for note in choice.file.notes:
+            show(Message(note))
         self.iter = 0
         self.current_step = 0
         self.processes = current()
@@ -152,7 +149,7 @@ class Solver:
         self._requests = no_request
         self._last_feed: Feed | None = None
         self.layout: str | None = None
-        if choice.layout != layouts.AUTO:
+        if choice.layout != AUTO:
             self._lay_out(choice.layout)
         self.last_snapshot: Path | None = None
         if resumed is not None:
@@ -296,14 +293,36 @@ class Solver:
 
     # The whole run -------------------------------------------------------------------------------
 
-    def solve(self, requests: Callable[[], Request] = no_request) -> bool:
-        """Train to max_iter with tests, display and snapshots; False if `requests` stopped it.
+    def check_data(self, reporter: Reporter = SILENT) -> None:
+        """Look for the files that the data layers name, those of the test nets included.
 
         Raises:
+            DataError: some are absent: one error for all of a layer, before hours are spent.
+        """
+        for fed in self._fed if self.processes.leads else ():
+            for one in fed.batches:
+                one.check(reporter)
+
+    def solve(
+        self, requests: Callable[[], Request] = no_request, reporter: Reporter = SILENT
+    ) -> bool:
+        """Train to max_iter with tests, display and snapshots; False if `requests` stopped it.
+
+        `reporter` hears how far the search for the data's files is, where they are many.
+
+        Raises:
+            SolverError: the run was resumed from a snapshot beyond max_iter.
+            DataError: files that the data name are absent.
             OutputError: a snapshot is due some time and its folder cannot be made or written, or
                 another process trains into the same prefix.
             CaffeError: damaged data, a loss or parameters that are not finite.
         """
+        if self.iter > self.param.max_iter:
+            raise SolverError(
+                f"{self.last_snapshot or self.path}: is at iteration {self.iter}, beyond max_iter "
+                f"{self.param.max_iter}: nothing is left to train; give a larger one (--max-iter)"
+            )
+        self.check_data(reporter)
         try:
             if not (self.param.snapshot or self.param.snapshot_after_train):
                 return self._solve(requests)
@@ -463,7 +482,7 @@ class Solver:
         self.updater.load_history([x.to(self.device) for x in state.history], source)
         if state.learned_net:
             self.net.load_weights(state.learned_net, strict=True)
-        if state.layout is not None and self.choice.layout == layouts.AUTO:
+        if state.layout is not None and self.choice.layout == AUTO:
             self._lay_out(state.layout)
         self.iter, self.current_step = state.iteration, state.current_step
         self._begin_window(state.smoothed_loss or 0.0)

@@ -18,23 +18,31 @@ from google.protobuf import text_format
 
 from converters.environment import find_file
 from converters.errors import SolverError
-from converters.net.choice import Weights, weight_files
+from converters.net import solver_nets
+from converters.net.choice import NetChoice, Weights, weight_files
 from converters.net.solver_nets import test_nets as test_nets
-from converters.net.solver_nets import train_net as train_net
 from converters.proto import caffe_pb2 as pb
-from converters.prototxt.kind import is_solver
+from converters.proto.forks import foreign
+from converters.prototxt.kind import is_deploy, is_solver
 from converters.prototxt.text import read_solver, read_text
 from converters.raw_text import file_name, storable
+from gmnet_pt.solver.epochs import scale_to_epochs
+from gmnet_pt.solver.processes import current
 
 if TYPE_CHECKING:
     import torch
 
 
+FORKS: tuple[str, ...] = ()
+"""Fields of forks that the solver honours."""
+
+
 class SolverFile(NamedTuple):
-    """A solver with all settings applied, and the file it was read from."""
+    """A solver with all settings applied, the file it was read from, and what to say of it."""
 
     param: pb.SolverParameter
     path: Path
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +56,8 @@ class SolverChoice:
         snapshot: a .solverstate to continue from; no weights are read but its own.
         device: "cpu", "cuda", "cuda:1"; None follows solver_mode and device_id.
         overrides: FIELD=VALUE settings of the solver file.
+        epochs: rounds of the training data, which set max_iter and move the steps of the rate
+            (`gmnet_pt.solver.epochs`).
         level, stages: added to the file's train_state.
         precision: "fp32", "tf32" or "bf16".
         compile: the loss goes through torch.compile, which takes time and a compiler at first.
@@ -64,6 +74,7 @@ class SolverChoice:
     device: str | torch.device | None = None
     solver: str | Path | None = None
     overrides: Sequence[str] = ()
+    epochs: int | None = None
     level: int | None = None
     stages: Sequence[str] = ()
     strict: bool = False
@@ -82,11 +93,20 @@ class SolverChoice:
         Raises:
             CaffeError: no such file, or fields that contradict each other or this choice.
         """
-        param, path = read_solver_or_net(self.path, self.solver, self.overrides)
+        param, path, _ = read_solver_or_net(self.path, self.solver, self.overrides)
         check(param, str(path))
         choose_state(param, self.level, self.stages)
         choose_weights(param, self.weights, self.snapshot)
-        return SolverFile(param, path)
+        if self.epochs is None:
+            return SolverFile(param, path)
+        source, processes = str(path), current().count
+        set_here = [one for one in self.overrides if one.partition("=")[0].strip() == "max_iter"]
+        if set_here:
+            raise SolverError(f"{source}: --epochs sets max_iter, and so does {set_here[0]}")
+        net = train_net(param, path)
+        return SolverFile(
+            param, path, (scale_to_epochs(param, self.epochs, net, processes, source),)
+        )
 
 
 def read_solver_or_net(
@@ -109,6 +129,7 @@ def read_solver_or_net(
         return SolverFile(_with_prefix(message, path), path)
     beside = Path(solver) if solver is not None else path.with_name("solver.prototxt")
     if not beside.exists():
+        refuse_deploy(NetChoice(str(path), phase="TRAIN"))
         raise SolverError(f"{path}: is a net; there is no solver {beside} (give one with --solver)")
     message = read_solver(beside)
     for name in ("net_param", "train_net", "train_net_param", "test_net", "test_net_param"):
@@ -183,6 +204,11 @@ def check(solver: pb.SolverParameter, source: str) -> None:
     Raises:
         SolverError: names the fields.
     """
+    for unknown in foreign(solver, FORKS, deep=False):
+        raise SolverError(
+            f"{source}: {unknown.path} is a setting of the fork {unknown.fork} that no solver here "
+            "knows"
+        )
     given = [n for n in ("net", "net_param", "train_net", "train_net_param") if solver.HasField(n)]
     if not given:
         raise SolverError(
@@ -249,3 +275,28 @@ def weights(solver: pb.SolverParameter, source: Path) -> tuple[str, ...]:
     """The files to start from, in their order; each may be several with commas, as in Caffe."""
     named = (name for entry in solver.weights for name in weight_files(entry))
     return tuple(str(find_file(name, source.parent)) for name in named)
+
+
+def train_net(solver: pb.SolverParameter, source: Path) -> NetChoice:
+    """`converters.net.solver_nets.train_net`, which must not be a deploy net.
+
+    Raises:
+        SolverError: there is no such file, or it is a deploy net.
+    """
+    net = solver_nets.train_net(solver, source)
+    refuse_deploy(net)
+    return net
+
+
+def refuse_deploy(choice: NetChoice) -> None:
+    """Say of a deploy net that it is one, and what takes it.
+
+    Raises:
+        SolverError: it is.
+        PrototxtError, NetError: it cannot be read or filtered.
+    """
+    if is_deploy(choice.filtered()):
+        raise SolverError(
+            f"{choice.source}: no data layer; this looks like a deploy net: training takes the net "
+            "with the data layers and a loss, `gmnet classify` and `gmnet time` take this one"
+        )

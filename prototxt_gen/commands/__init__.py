@@ -1,0 +1,1 @@
+"""What the generator does at the command line, a file a command."""
