@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from converters.command_line.parser import CommandParser
 from converters.command_line.program import positive, run_program
-from converters.command_line.scattered import allow_scattered
 from converters.command_line.suffix import form_of
 from converters.command_line.table import aligned
 from converters.errors import DataError, OutputError, import_extra
@@ -282,9 +282,9 @@ def smoothing(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text!r} is neither a weight below 1 nor a whole number")
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure(parser: CommandParser) -> None:
     """Declare the command line."""
-    allow_scattered(parser)
+    parser.allow_scattered()
     add = parser.add_argument
     files = f"train.jsonl, a log or a run's folder; last the picture: a {', '.join(FORMS)} file"
     add("files", metavar="LOG|OUT", nargs="+", type=Path, help=files)

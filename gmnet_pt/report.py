@@ -1,4 +1,4 @@
-"""`python -m gmnet_pt.report RUN…`: a table of runs: net, data, best and last scores, time, speed.
+"""`gmnet report RUN…`: a table of runs: net, data, best and last scores, time, speed.
 
 A RUN is a run's folder (`runs/*`), whose earlier runs are listed too, or a log: a train.jsonl, or a
 text log of any year. The table is text; --csv and --html print it as such, and with --out the
@@ -22,9 +22,9 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
+from converters.command_line.parser import CommandParser
 from converters.command_line.program import run_program
 from converters.command_line.progress import tell
-from converters.command_line.scattered import allow_scattered
 from converters.command_line.suffix import form_of
 from converters.command_line.table import aligned
 from converters.errors import DataError
@@ -196,9 +196,9 @@ def logs_of(path: Path) -> list[Path]:
     return [numbered[number] for number in sorted(numbered, reverse=True)]
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure(parser: CommandParser) -> None:
     """Declare the command line."""
-    allow_scattered(parser)
+    parser.allow_scattered()
     runs = "a run's folder, a train.jsonl, or a log"
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help=runs)
     form = parser.add_mutually_exclusive_group()
