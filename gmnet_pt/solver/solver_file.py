@@ -22,6 +22,7 @@ from converters.net import solver_nets
 from converters.net.choice import NetChoice, Weights, weight_files
 from converters.net.solver_nets import test_nets as test_nets
 from converters.proto import caffe_pb2 as pb
+from converters.proto.foreign import SOLVER_WITHOUT_EFFECT
 from converters.proto.forks import foreign
 from converters.prototxt.kind import is_deploy, is_solver
 from converters.prototxt.text import read_solver, read_text
@@ -204,7 +205,7 @@ def check(solver: pb.SolverParameter, source: str) -> None:
     Raises:
         SolverError: names the fields.
     """
-    for unknown in foreign(solver, FORKS, deep=False):
+    for unknown in foreign(solver, {*FORKS, *SOLVER_WITHOUT_EFFECT}, deep=False):
         raise SolverError(
             f"{source}: {unknown.path} is a setting of the fork {unknown.fork} that no solver here "
             "knows"
