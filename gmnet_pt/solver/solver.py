@@ -343,7 +343,18 @@ class Solver:
             raise self._ended(str(error)) from error
 
     def _solve(self, requests: Callable[[], Request]) -> bool:
-        self.show(Start(self.net.name, self.param.lr_policy, self.iter, self.param.max_iter))
+        data = self._fed[0].data()
+        self.show(
+            Start(
+                self.net.name,
+                self.param.lr_policy,
+                self.iter,
+                self.param.max_iter,
+                data.name,
+                data.records,
+                data.items * self.param.iter_size * self.processes.count,
+            )
+        )
         self._stop = self._debug_train = False
         self._requests = lambda: _REQUESTS[self.processes.largest(_REQUESTS.index(requests()))]
         self._begin_window(0.0)
