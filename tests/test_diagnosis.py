@@ -138,7 +138,7 @@ STRANGERS = {
     "enum": (pooled("pool: MEAN"), "no value `MEAN`; the values are MAX, AVE, STOCHASTIC"),
     "enum_case": (pooled("pool: max"), "did you mean MAX"),
     "enum_quotes": (pooled('pool: "MAX"'), "no quotes: pool: MAX"),
-    "enum_number": (pooled("pool: 7"), "no value `7`; the values are MAX"),
+    "enum_number": (pooled("pool: 77"), "no value `77`; the values are MAX"),
     "phase": (with_layer('type: "ReLU" include { phase: VAL }'), "the values are TRAIN, TEST"),
     "old_type": (net('"Convolution"', "CONVOLUTION"), 'in layer { } write type: "Convolution"'),
     "new_type": (
@@ -170,7 +170,7 @@ STRANGERS = {
         'layer { name: "c" type: "Convolution" num_output: 4 }',
         "belongs into convolution_param",
     ),
-    "far": (net("num_output", "frobnicate"), r"The nearest of its 18 fields: (\w+, ){7}\w+\.$"),
+    "far": (net("num_output", "frobnicate"), r"The nearest of its \d+ fields: (\w+, ){7}\w+\.$"),
     "type_case": (net("Convolution", "CONVOLUTION"), "did you mean Convolution\\?$"),
     "type_torch": (net("Convolution", "Conv2d"), "did you mean Convolution?"),
     "type_loss": (with_layer('type: "SoftmaxLoss"'), "did you mean SoftmaxWithLoss?"),

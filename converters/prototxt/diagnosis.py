@@ -22,6 +22,7 @@ from converters.layers import LAYERS
 from converters.layers.unknown import MOST, near_types, nearest
 from converters.proto import caffe_pb2 as pb
 from converters.proto import foreign
+from converters.proto.forks import fork_of_value
 from converters.proto.legacy import V1_TYPES
 from converters.prototxt.strangers import quoted, stranger, unfilled
 from converters.reporting import shortened
@@ -518,6 +519,8 @@ def _enum(reader: _Reader, known: FieldDescriptor, token: _Token) -> str:
     likely = [value for value in values if value.lower() == name.lower()]
     likely = likely or difflib.get_close_matches(name.upper(), values, 1)
     hint = f"did you mean {likely[0]}? " if likely else ""
+    # Who mistypes Caffe's values is not told those of forks.
+    values = [value.name for value in enum.values if not fork_of_value(value)] or values
     shown = values if len(values) <= MOST else nearest(name, values)
     all_of = "the values are" if len(values) <= MOST else f"the nearest of {len(values)} values are"
     return f"{known.name} has no value {quoted(name)}; {hint}{all_of} {', '.join(shown)}"

@@ -52,6 +52,7 @@ def parse_text(text: str, message: AnyMessage, source: str) -> AnyMessage:
         parse_text(kept, message, source)
         for name, line in idle.items():
             _tell_idle(f"{source}:{line}", name)
+        return message
     except (RecursionError, ValueError, OverflowError) as error:
         raise PrototxtError(f"{source}: {error}") from error
     if isinstance(message, pb.SolverParameter):
