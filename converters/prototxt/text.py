@@ -58,7 +58,9 @@ def parse_text(text: str, message: AnyMessage, source: str) -> AnyMessage:
     if isinstance(message, pb.SolverParameter):
         for entry, _ in message.ListFields():
             if entry.name in SOLVER_WITHOUT_EFFECT:
-                _tell_idle(source, entry.name)
+                before, *_ = re.split(rf"\b{entry.name}\b", text, maxsplit=1)
+                line = before.count("\n") + 1
+                _tell_idle(f"{source}:{line}", entry.name)
     return message
 
 
