@@ -184,7 +184,8 @@ def test_each_run_of_a_log_is_a_curve_and_it_is_said(
         log.put(Run("net: 'x'"), START, Display(0, loss), Display(10, loss / 2))
     path = log.into(tmp_path / "runs" / "a" / "train.jsonl")
     assert main([str(path.parent), str(tmp_path / "x.png")]) == 0
-    assert capsys.readouterr().out == f"{path}: 2 runs, a curve for each\n"
+    said = f"{path}: 2 runs, a curve for each\n{tmp_path / 'x.png'}: 2 runs, 2 curves\n"
+    assert capsys.readouterr().out == said
     lines = figures[0].axes[0].get_lines()
     assert [line.get_label() for line in lines] == [
         "a, run 1 of 2: train loss",
@@ -317,7 +318,7 @@ def test_the_picture_alone_is_no_log(tmp_path: Path, capsys: pytest.CaptureFixtu
     ("paths", "names"),
     [
         (["runs/a/train.jsonl", "runs/b/train.log"], ["a", "b"]),
-        (["runs/a/train.jsonl", "runs/a/train.jsonl.1"], ["a", "train.jsonl.1"]),
+        (["runs/a/train.jsonl", "runs/a/train.jsonl.1"], ["a", "a.1"]),
         (["x/bua/one/train.log", "y/bua/one/train.log"], ["x/bua/one", "y/bua/one"]),
         (["caffe.INFO"], ["caffe.INFO"]),
         (["a/train.log", "a/train.jsonl"], ["a/train.log", "a/train.jsonl"]),
@@ -350,7 +351,8 @@ def test_a_log_of_2014_is_drawn_and_tabulated(
     log = tmp_path / "caffe.INFO"
     log.write_text(OF_2014)
     assert main(["--table", "--x", "seconds", str(log), str(tmp_path / "x.png")]) == 0
-    _, _, *rows = capsys.readouterr().out.splitlines()
+    _, _, *rows, said = capsys.readouterr().out.splitlines()
+    assert said.endswith("x.png: 1 run, 3 curves")
     assert [row.split() for row in rows] == [
         *[["caffe.INFO", "test", "score", "#0", "0.9471", "100", "5.29", "0.9471", "100", "5.29"]],
         ["test", "score", "#1", "0.17283", "100"],
