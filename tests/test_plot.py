@@ -18,7 +18,7 @@ from record_case import START, Written, accuracy
 from converters.errors import DataError
 from gmnet_pt.curves import LoggedRun, short_names
 from gmnet_pt.log.caffe_log import parse_caffe_log, timed_caffe_log
-from gmnet_pt.log.events import Display, Output, Resume, Run, Scores
+from gmnet_pt.log.events import Display, Output, Resume, Run, Scores, Start
 from gmnet_pt.log.run_record import parse_record, record_line, record_times
 from gmnet_pt.plot import Curve, curves, draw, main, read_log
 
@@ -330,6 +330,11 @@ def test_runs_are_called_by_what_tells_them_apart(paths: list[str], names: list[
 
 # As real Caffe wrote in 2014, before outputs had names and after.
 OF_2014 = """\
+I0814 23:59:58.800000  5103 net.cpp:38] Initializing net from parameters:
+  data_param {
+    source: "mnist-train-leveldb"
+  }
+    source: "mnist-test-leveldb"
 I0814 23:59:58.900000  5103 solver.cpp:41] Solving LeNet
 I0814 23:59:58.950000  5103 solver.cpp:106] Iteration 0, Testing net
 I0814 23:59:59.500000  5103 solver.cpp:142] Test score #0: 0.1059
@@ -358,6 +363,7 @@ def test_a_log_of_2014_is_drawn_and_tabulated(
         ["test", "score", "#1", "0.17283", "100"],
         ["train", "loss", "0.284", "100", "0.284", "100"],
     ]
+    assert parse_caffe_log(OF_2014)[0] == Start("LeNet", "", data="mnist-train-leveldb")
     assert parse_caffe_log(OF_2014)[2] == Display(0, 2.30298)
     assert [axes.get_ylabel() for axes in figures[0].axes] == ["loss", "accuracy", "value"]
     # Over midnight; from the solver's first line on.

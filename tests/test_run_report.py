@@ -63,9 +63,9 @@ def test_the_table_as_text(runs: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert cells[3][-4:] == ["train loss", "1", "0", "1"]
     # Real Caffe's first line says that 9e18 iterations were done in a second.
     caffe = next(row for row in cells if row[0] == "caffe.log")
-    assert caffe[:3] == ["caffe.log", "lenet_like", "100"]
-    assert 100 < float(caffe[4]) < 100_000
-    assert caffe[5:] == ["test accuracy", "0.6525", "100", "0.6525", "34.75", "34.75"]
+    assert caffe[:4] == ["caffe.log", "lenet_like", "../train_lmdb", "100"]
+    assert 100 < float(caffe[5]) < 100_000
+    assert caffe[6:] == ["test accuracy", "0.6525", "100", "0.6525", "34.75", "34.75"]
 
 
 def test_the_table_as_csv(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
