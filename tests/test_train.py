@@ -558,7 +558,7 @@ def test_inputs_that_nothing_reads_are_no_data_layer(
     (folder.path / "net.prototxt").write_text(text[: text.rindex("layer")] + loss)
     assert train() == 1
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "net.prototxt: no data layer: nothing reads its inputs (data, label)" in error
+    assert "net.prototxt: no data layer: Input reads no files; give its tops (data, label)" in error
     with Solver("solver.prototxt", device="cpu") as solver:
         feed = {"data": np.zeros((1, 1, 6, 6), np.float32), "label": np.zeros(1, np.float32)}
         assert float(solver.step(feed)) == pytest.approx(np.log(3), rel=1e-6)
