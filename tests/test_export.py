@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from golden_case import GOLDEN, READY, GoldenCase, case_folder, relative_error
+from golden_case import GOLDEN, READY, GoldenCase, relative_error
+from small_net import load_text
 
-from bench.nets.builder import NetBuilder, deploy
+from bench.nets.builder import deploy
 from bench.nets.googlenet import googlenet
 from bench.nets.resnet50 import resnet50
-from converters import CaffeNet, load_net
+from converters import CaffeNet
 from converters.__main__ import COMMANDS
 from converters.command_line.program import run_subcommand
-from converters.errors import NetError, OutputError, ShapeError
-from converters.export import arithmetic
 from converters.export.forms import FORMS, export
-from converters.export.part import Part, part_of
+from converters.export.part import part_of
 from converters.export.source import used_functions, write_module
 from converters.export.writing import LINES
-from converters.formats.safetensors import read_safetensors, write_safetensors
 from converters.layers import LAYERS
-from converters.net.choice import NetChoice
 from converters.net.caffe_net import build_net
+from converters.net.choice import NetChoice
 from converters.proto import caffe_pb2 as pb
-from small_net import load_text
 
 CASES = sorted(path.name for path in (GOLDEN / "layers").iterdir()) + READY
 NETS = [name for name in CASES if name.startswith("net_")]
@@ -164,7 +157,5 @@ def shaped() -> dict[str, CaffeNet]:
 
 @pytest.mark.parametrize("form", [".py", ".onnx"])
 @pytest.mark.parametrize("name", ["googlenet", "resnet"])
-def test_shaped_nets(
-    shaped: dict[str, CaffeNet], name: str, form: str, tmp_path: Path
-) -> None:
+def test_shaped_nets(shaped: dict[str, CaffeNet], name: str, form: str, tmp_path: Path) -> None:
     assert exported(shaped[name], tmp_path / f"net{form}") < 1e-5
