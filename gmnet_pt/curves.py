@@ -180,6 +180,9 @@ def read_runs(path: Path) -> list[LoggedRun]:
     ]
 
 
+_OWN_LOG = re.compile(rf"(?:{re.escape(RECORD)}|{re.escape(LOG)})((?:\.\d+)?)")
+
+
 def newest_log(path: Path) -> Path:
     """A folder's record, or its log where that is absent; any other path as it is."""
     if not path.is_dir():
@@ -190,12 +193,16 @@ def newest_log(path: Path) -> Path:
 def short_names(runs: Sequence[LoggedRun]) -> list[str]:
     """As much of the ends of the runs' paths as tells them apart; a record is called by its folder.
 
-    Of several runs in one log each has its number behind.
+    An earlier run's (`train.jsonl.1`) has its number behind that, and of several runs in one log
+    each has its own.
     """
     parts = {}
     for path in (run.path for run in runs):
         whole = path.resolve().parts
-        parts[path] = whole[:-1] if path.name in (RECORD, LOG) and len(whole) > 2 else whole
+        own = _OWN_LOG.fullmatch(path.name)
+        if own is not None and len(whole) > 2:
+            whole = (*whole[:-2], whole[-2] + own[1])
+        parts[path] = whole
     ends = (part[-size:] for part in set(parts.values()) for size in range(1, len(part)))
     taken = Counter(ends)
     names = {}

@@ -316,6 +316,8 @@ def run(args: argparse.Namespace) -> int:
     if out is not None:
         placed = [placed_by(run, args.x, args.epoch) for run in runs]
         draw(dict(zip(short_names(runs), placed, strict=True)), out, AXES[args.x], args.smooth)
+        count = sum(len(one.curves) for one in runs)
+        print(f"{out}: {len(runs)} run{'s' * (len(runs) > 1)}, {count} curve{'s' * (count > 1)}")
     return 0
 
 

@@ -171,7 +171,7 @@ STRANGERS = {
         'layer { name: "c" type: "Convolution" num_output: 4 }',
         "belongs into convolution_param",
     ),
-    "far": (net("num_output", "frobnicate"), r"The nearest of its 18 fields: (\w+, ){7}\w+\.$"),
+    "far": (net("num_output", "frobnicate"), r"The nearest of its \d+ fields: (\w+, ){7}\w+\.$"),
     "type_case": (net("Convolution", "CONVOLUTION"), "did you mean Convolution\\?$"),
     "type_torch": (net("Convolution", "Conv2d"), "did you mean Convolution?"),
     "type_loss": (with_layer('type: "SoftmaxLoss"'), "did you mean SoftmaxWithLoss?"),

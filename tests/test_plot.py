@@ -18,7 +18,7 @@ from record_case import START, Written, accuracy
 from converters.errors import DataError
 from gmnet_pt.curves import LoggedRun, short_names
 from gmnet_pt.log.caffe_log import parse_caffe_log, timed_caffe_log
-from gmnet_pt.log.events import Display, Output, Resume, Run, Scores
+from gmnet_pt.log.events import Display, Output, Resume, Run, Scores, Start
 from gmnet_pt.log.run_record import parse_record, record_line, record_times
 from gmnet_pt.plot import Curve, curves, draw, main, read_log
 
@@ -184,7 +184,8 @@ def test_each_run_of_a_log_is_a_curve_and_it_is_said(
         log.put(Run("net: 'x'"), START, Display(0, loss), Display(10, loss / 2))
     path = log.into(tmp_path / "runs" / "a" / "train.jsonl")
     assert main([str(path.parent), str(tmp_path / "x.png")]) == 0
-    assert capsys.readouterr().out == f"{path}: 2 runs, a curve for each\n"
+    said = f"{path}: 2 runs, a curve for each\n{tmp_path / 'x.png'}: 2 runs, 2 curves\n"
+    assert capsys.readouterr().out == said
     lines = figures[0].axes[0].get_lines()
     assert [line.get_label() for line in lines] == [
         "a, run 1 of 2: train loss",
@@ -317,7 +318,7 @@ def test_the_picture_alone_is_no_log(tmp_path: Path, capsys: pytest.CaptureFixtu
     ("paths", "names"),
     [
         (["runs/a/train.jsonl", "runs/b/train.log"], ["a", "b"]),
-        (["runs/a/train.jsonl", "runs/a/train.jsonl.1"], ["a", "train.jsonl.1"]),
+        (["runs/a/train.jsonl", "runs/a/train.jsonl.1"], ["a", "a.1"]),
         (["x/bua/one/train.log", "y/bua/one/train.log"], ["x/bua/one", "y/bua/one"]),
         (["caffe.INFO"], ["caffe.INFO"]),
         (["a/train.log", "a/train.jsonl"], ["a/train.log", "a/train.jsonl"]),
@@ -329,6 +330,11 @@ def test_runs_are_called_by_what_tells_them_apart(paths: list[str], names: list[
 
 # As real Caffe wrote in 2014, before outputs had names and after.
 OF_2014 = """\
+I0814 23:59:58.800000  5103 net.cpp:38] Initializing net from parameters:
+  data_param {
+    source: "mnist-train-leveldb"
+  }
+    source: "mnist-test-leveldb"
 I0814 23:59:58.900000  5103 solver.cpp:41] Solving LeNet
 I0814 23:59:58.950000  5103 solver.cpp:106] Iteration 0, Testing net
 I0814 23:59:59.500000  5103 solver.cpp:142] Test score #0: 0.1059
@@ -350,12 +356,14 @@ def test_a_log_of_2014_is_drawn_and_tabulated(
     log = tmp_path / "caffe.INFO"
     log.write_text(OF_2014)
     assert main(["--table", "--x", "seconds", str(log), str(tmp_path / "x.png")]) == 0
-    _, _, *rows = capsys.readouterr().out.splitlines()
+    _, _, *rows, said = capsys.readouterr().out.splitlines()
+    assert said.endswith("x.png: 1 run, 3 curves")
     assert [row.split() for row in rows] == [
         *[["caffe.INFO", "test", "score", "#0", "0.9471", "100", "5.29", "0.9471", "100", "5.29"]],
         ["test", "score", "#1", "0.17283", "100"],
         ["train", "loss", "0.284", "100", "0.284", "100"],
     ]
+    assert parse_caffe_log(OF_2014)[0] == Start("LeNet", "", data="mnist-train-leveldb")
     assert parse_caffe_log(OF_2014)[2] == Display(0, 2.30298)
     assert [axes.get_ylabel() for axes in figures[0].axes] == ["loss", "accuracy", "value"]
     # Over midnight; from the solver's first line on.

@@ -58,14 +58,14 @@ def test_the_table_as_text(runs: Path, capsys: pytest.CaptureFixture[str]) -> No
         *("test accuracy", "0.875", "10", "0.75", "12.50", "25.00"),
     ]
     assert cells[1] == ["test loss", "0.5", "10", "0.5"]
-    assert cells[2][0] == "train.jsonl.1"
+    assert cells[2][0] == "b.1"
     assert cells[3][:4] == ["b", "<&>", "lmdb/mnist_train", "0 of 20"]
     assert cells[3][-4:] == ["train loss", "1", "0", "1"]
     # Real Caffe's first line says that 9e18 iterations were done in a second.
     caffe = next(row for row in cells if row[0] == "caffe.log")
-    assert caffe[:3] == ["caffe.log", "lenet_like", "100"]
-    assert 100 < float(caffe[4]) < 100_000
-    assert caffe[5:] == ["test accuracy", "0.6525", "100", "0.6525", "34.75", "34.75"]
+    assert caffe[:4] == ["caffe.log", "lenet_like", "../train_lmdb", "100"]
+    assert 100 < float(caffe[5]) < 100_000
+    assert caffe[6:] == ["test accuracy", "0.6525", "100", "0.6525", "34.75", "34.75"]
 
 
 def test_the_table_as_csv(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,7 +74,7 @@ def test_the_table_as_csv(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     rows = list(csv.DictReader(out.splitlines()))
     assert [(row["run"], row["score"]) for row in rows] == [
         *(("a", "test accuracy"), ("a", "test loss")),
-        *(("train.jsonl.1", "test accuracy"), ("b", "train loss")),
+        *(("b.1", "test accuracy"), ("b", "train loss")),
         *(("caffe.log", "test accuracy"), ("caffe.log", "test loss")),
     ]
     assert rows[1]["data"] == "lmdb/mnist_train"

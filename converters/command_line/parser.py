@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from converters.command_line.progress import tell
@@ -42,6 +42,11 @@ class HelpFormatter(argparse.HelpFormatter):
                 filled.append(line if kept else super()._fill_text(line, width, indent))
             filled.append("")
         return "\n".join(filled[:-1])
+
+
+def completed(action: argparse.Action, names: Iterable[str]) -> None:
+    """Let a shell complete the value of an argument, which may be another one, by `names`."""
+    vars(action)["completer"] = lambda **asked: list(names)
 
 
 class CommandParser(argparse.ArgumentParser):

@@ -7,6 +7,7 @@ becomes. Importing this module costs protobuf alone.
 from __future__ import annotations
 
 import logging
+import os
 import re
 from pathlib import Path
 from typing import TypeVar
@@ -148,12 +149,21 @@ _FILES = (
 )
 
 
+_TEXT = re.compile(r"[\n{]|\w\s*:\s")
+"""What prototxts have, and names of files have not."""
+
+
 def read_text(path: str | Path) -> str:
     """The text of a prototxt file, as `text_of`.
 
     Raises:
-        PrototxtError: there is none.
+        PrototxtError: there is none; or `path` is such a text itself.
     """
+    if _TEXT.search(str(path)) and not os.path.lexists(path):
+        raise PrototxtError(
+            f"{' '.join(str(path).split())[:40]} …: is a prototxt's text, not the name of a file; "
+            "converters.prototxt.text.parse_net reads a net's text"
+        )
     require_regular_file(path, PrototxtError)
     try:
         content = Path(path).read_bytes()

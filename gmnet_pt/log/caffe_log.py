@@ -224,17 +224,24 @@ def timed_caffe_log(text: str) -> list[Timed]:
     events: list[Event] = []
     times: list[float | None] = []
     clock = _Clock()
+    source = ""
     for line in text.splitlines():
+        # Of the train net's text, which comes first.
+        source = source or ("" if (found := _SOURCE.match(line)) is None else found[1])
         for pattern, reader in _READERS if len(line) <= _LONGEST_LINE else ():
             if match := pattern.search(line):
                 with suppress(ValueError, OverflowError):
                     reader(events, match)
-                times += [clock.read(line)] * (len(events) - len(times))
+                if len(events) > len(times):
+                    times.append(clock.read(line))
+                    if isinstance(start := events[-1], Start):
+                        events[-1], source = replace(start, data=source), ""
                 break
     # A test that was cut off before its first result has nothing to say.
     return [Timed(*pair) for pair in zip(events, times, strict=True) if not _is_empty(pair[0])]
 
 
+_SOURCE = re.compile(r'\s+source: "(.{1,1000})"')
 _PREFIX = re.compile(r"[IWEF](\d{4})?(\d\d)(\d\d) (\d\d):(\d\d):(\d\d(?:\.\d+)?) ")
 
 
