@@ -27,6 +27,12 @@ COMMANDS = {
         DATA,
         "gmnet imageset images/ list.txt train_lmdb --resize 256x256",
     ),
+    "annotated": Command(
+        "converters.commands.annotated",
+        "build an LMDB of images with boxes, for detectors",
+        DATA,
+        "gmnet annotated VOC2007/ trainval.txt train_lmdb --label-map labelmap.prototxt",
+    ),
     "mean": Command(
         "converters.commands.mean",
         "compute the mean image of an LMDB",
