@@ -60,6 +60,12 @@ COMMANDS = {
         NETS,
         "gmnet check models/",
     ),
+    "export": Command(
+        "converters.commands.export",
+        "write a net for ONNX, torch.export, or as a module of torch",
+        NETS,
+        "gmnet export deploy.prototxt --weights net.caffemodel net.onnx",
+    ),
     "upgrade": Command(
         "converters.commands.upgrade",
         "bring an old net or solver to today's form",

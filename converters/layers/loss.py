@@ -425,12 +425,12 @@ class InfogainLoss(_LabelLoss):
         if self.param.loss_param.HasField("normalize"):
             raise self.error("loss_param.normalize is not accepted here; give normalization")
         self.read_loss_param()
-        self._values: list[float] | None = None
+        self.values: list[float] | None = None
         self._matrices: dict[Any, Tensor] = {}
         if len(bottoms) == 2:
             if not self.param.infogain_loss_param.HasField("source"):
                 raise self.error("needs infogain_loss_param { source: … } or a third bottom")
-            self._values = self._read(self.param.infogain_loss_param.source)
+            self.values = self._read(self.param.infogain_loss_param.source)
         return ()
 
     def _read(self, source: str) -> list[float]:
@@ -446,8 +446,8 @@ class InfogainLoss(_LabelLoss):
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         tops = self.shape_tops(bottoms, self.param.infogain_loss_param.axis)
         classes = bottoms[0][self.along]
-        given = self._values is not None
-        size = math.prod(bottoms[2]) if self._values is None else len(self._values)
+        given = self.values is not None
+        size = math.prod(bottoms[2]) if self.values is None else len(self.values)
         if size != classes * classes:
             name = (
                 self.param.infogain_loss_param.source
@@ -464,7 +464,7 @@ class InfogainLoss(_LabelLoss):
         """H of the file, copied once to each device: a copy per forward stops CUDA graphs."""
         key = (scores.device, scores.dtype)
         if key not in self._matrices:
-            self._matrices[key] = scores.new_tensor(self._values)
+            self._matrices[key] = scores.new_tensor(self.values)
         return self._matrices[key]
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -472,7 +472,7 @@ class InfogainLoss(_LabelLoss):
         outer, classes, inner = scores.shape
         labels = bottoms[1].reshape(outer, inner)
         index, counted = class_indices(self, labels, classes, self.ignored_label)
-        matrix = self._matrix(scores) if self._values is not None else bottoms[2].detach()
+        matrix = self._matrix(scores) if self.values is not None else bottoms[2].detach()
         # index_select checks its bounds on every device; matrix[index] would wrap negative labels.
         rows = matrix.reshape(classes, classes).index_select(0, index.flatten())
         rows = rows.reshape(outer, inner, classes).transpose(1, 2)
