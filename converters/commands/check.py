@@ -66,7 +66,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--memory",
         type=positive,
         metavar="GIB",
-        help=f"the most memory that a net may take; default: {_SHARE:.0%}% of what is free",
+        help=f"the most memory that a net may take; default: {_SHARE:g} of what is free",
     )
     add_python_option(parser)
 

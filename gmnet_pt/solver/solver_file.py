@@ -34,8 +34,11 @@ if TYPE_CHECKING:
     import torch
 
 
-FORKS: tuple[str, ...] = ()
+FORKS = ("eval_type", "ap_version", "show_per_class_result", "plateau_winsize")
 """Fields of forks that the solver honours."""
+EVALUATIONS = ("classification", "detection")
+AVERAGE_PRECISIONS = ("11point", "MaxIntegral", "Integral")
+"""The entries of `gmnet_pt.solver.detection.CURVES`, which is not here: it imports torch."""
 
 
 class SolverFile(NamedTuple):
@@ -244,6 +247,15 @@ def check(solver: pb.SolverParameter, source: str) -> None:
         raise SolverError(f"{source}: iter_size {solver.iter_size} must be at least 1")
     if solver.snapshot < 0 or solver.display < 0 or solver.max_iter < 0:
         raise SolverError(f"{source}: snapshot, display and max_iter must not be negative")
+    if solver.eval_type not in EVALUATIONS:
+        raise SolverError(
+            f'{source}: eval_type "{solver.eval_type}" is not one of {", ".join(EVALUATIONS)}'
+        )
+    if solver.ap_version not in AVERAGE_PRECISIONS:
+        raise SolverError(
+            f'{source}: ap_version "{solver.ap_version}" is not one of '
+            f"{', '.join(AVERAGE_PRECISIONS)}"
+        )
     if not math.isfinite(solver.base_lr):
         raise SolverError(f"{source}: base_lr {solver.base_lr} must be finite")
 

@@ -30,22 +30,22 @@ def areas(boxes: Tensor) -> Tensor:
     return sides[..., 0] * sides[..., 1]
 
 
-def overlaps(first: Tensor, second: Tensor, pixel: float = 0.0) -> Tensor:
-    """Intersection over union of boxes (…, n, 4) and (…, m, 4): (…, n, m).
-
-    `pixel` is added to the sides of the intersection and of nothing else, as forks do where boxes
-    are in pixels.
-    """
-    a, b = first.unsqueeze(-2).unbind(-1), second.unsqueeze(-3).unbind(-1)
-    width = torch.minimum(a[2], b[2]) - torch.maximum(a[0], b[0])
-    height = torch.minimum(a[3], b[3]) - torch.maximum(a[1], b[1])
-    if pixel:
-        apart = (width < 0) | (height < 0)
-        width, height = (torch.where(apart, 0, side) + pixel for side in (width, height))
+def overlaps(first: Tensor, second: Tensor) -> Tensor:
+    """Intersection over union of boxes (…, n, 4) and (…, m, 4): (…, n, m)."""
+    width, height = _shared(first, second)
     shared = width.clamp_(min=0).mul_(height.clamp_(min=0))
     union = (areas(first).unsqueeze(-1) + areas(second).unsqueeze(-2)).sub_(shared)
     # Boxes without area have no union either, and 0 of it is shared.
     return shared.div_(union).nan_to_num_(nan=0.0)
+
+
+def _shared(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Width and height of intersections (…, n, m), negative where boxes are apart."""
+    a, b = first.unsqueeze(-2).unbind(-1), second.unsqueeze(-3).unbind(-1)
+    return (
+        torch.minimum(a[2], b[2]) - torch.maximum(a[0], b[0]),
+        torch.minimum(a[3], b[3]) - torch.maximum(a[1], b[1]),
+    )
 
 
 # Codes -------------------------------------------------------------------------------------------
@@ -76,6 +76,64 @@ def decode(values: Tensor, priors: Tensor, code: int) -> Tensor:
     own_centre = values[..., :2] * size + centre
     half = values[..., 2:].exp() * size / 2
     return torch.cat([own_centre - half, own_centre + half], -1)
+
+
+# Pixels ------------------------------------------------------------------------------------------
+
+
+class Pixels(NamedTuple):
+    """Boxes (n, 4) in pixels of their images, and their areas (n,) as the forks count them."""
+
+    boxes: Tensor
+    areas: Tensor
+
+
+class Resized(NamedTuple):
+    """How images were made to fit a net: what of them its unit square shows.
+
+    With `pad` an image of another shape lies in the middle of (height, width) and its longer side
+    fits; `scale`, where it is given, is the size that boxes are shares of, in place of the image's.
+    """
+
+    size: tuple[int, int]
+    pad: bool = False
+    scale: tuple[int, int] | None = None
+
+
+def in_pixels(boxes: Tensor, sizes: Tensor, resized: Resized | None = None) -> Pixels:
+    """Boxes (n, 4), shares of the net's input, in images of heights and widths (n, 2)."""
+    height, width = sizes.to(boxes).unbind(1)
+    whole = torch.stack([width, height, width, height], 1)
+    if resized is not None and resized.scale is not None:
+        down, across = resized.scale
+        found = boxes * boxes.new_tensor([across, down, across, down])
+        found = torch.minimum(found.clamp(min=0), whole)
+        return Pixels(found, areas(found))
+    if resized is not None and resized.pad:
+        down, across = resized.size
+        wide = width / height > across / down
+        above = torch.where(wide, (down - across * height / width) / 2 / down, 0)
+        beside = torch.where(wide, 0, (across - down * width / height) / 2 / across)
+        low = torch.stack([beside, above], 1)
+        sides = 1 - 2 * low
+        high = 1 - low
+        seen = ((boxes[:, :2] < high) & (boxes[:, 2:] > low)).all(1, keepdim=True)
+        inner = ((boxes.view(-1, 2, 2) - low[:, None]) / sides[:, None]).flatten(1)
+        boxes = torch.where(seen, inner, boxes)
+    found = boxes.clamp(0, 1) * whole
+    size = found[:, 2:] - found[:, :2]
+    one = (sizes > 1).any(1, keepdim=True).to(boxes)
+    return Pixels(found, torch.where((size < 0).any(1), 0, (size + one).prod(1)))
+
+
+def overlaps_in_pixels(first: Pixels, second: Pixels) -> Tensor:
+    """As the forks have them (n, m): an intersection has a pixel more each way, and one box that is
+    apart from another still shares one pixel with it.
+    """
+    width, height = _shared(first.boxes, second.boxes)
+    apart = (width < 0) | (height < 0)
+    shared = torch.where(apart, 1, (width + 1) * (height + 1))
+    return shared / (first.areas[:, None] + second.areas - shared)
 
 
 # Matching ----------------------------------------------------------------------------------------
