@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import linecache
 import re
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -67,22 +68,23 @@ class Module:
         built.as_in_caffe = nn.ModuleList(self.called.values())
         return built.eval()
 
-    def layer_in(self, error: BaseException | None) -> LayerPlan | None:
-        """The layer in whose line an error was raised, or that its message names by the line."""
-        found = None
+    def layer_at(self, text: str) -> LayerPlan | None:
+        """The layer of the last line of this module that a text names: a stack, a message."""
         rows = self.text.splitlines()
-        while error is not None and found is None:
-            numbers = [int(row) for row in re.findall(_PLACE.format(self.name), str(error))]
-            trace = error.__traceback__
-            while trace is not None:
-                if trace.tb_frame.f_code.co_filename == f"<{self.name}>":
-                    numbers.append(trace.tb_lineno)
-                trace = trace.tb_next
-            lines = {line.text: line.layer for line in self.lines}
-            for number in numbers:
-                found = lines.get(rows[number - 1].strip(), found)
-            error = error.__cause__ or error.__context__
+        lines = {line.text: line.layer for line in self.lines}
+        found = None
+        for number in re.findall(_PLACE.format(re.escape(self.name)), text):
+            found = lines.get(rows[int(number) - 1].strip(), found)
         return found
+
+    def layer_in(self, error: BaseException | None) -> LayerPlan | None:
+        """The layer in whose line an error was raised, or that its message names."""
+        while error is not None:
+            stack = "".join(traceback.format_tb(error.__traceback__))
+            if found := self.layer_at(f"{error}\n{stack}"):
+                return found
+            error = error.__cause__ or error.__context__
+        return None
 
 
 _PLACE = r'"<{}>", line (\d+)'
