@@ -29,6 +29,7 @@ from converters.formats.hdf5 import (
 from converters.formats.whole_files import written_beside
 from converters.formats.wire import (
     BYTES,
+    FIXED32,
     VARINT,
     message_field,
     opened_wire,
@@ -40,9 +41,16 @@ from converters.raw_text import decoded, encoded, storable
 
 log = logging.getLogger(__name__)
 
-_ITER, _LEARNED_NET, _HISTORY, _CURRENT_STEP = (
+_ITER, _LEARNED_NET, _HISTORY, _CURRENT_STEP, _MINIMUM_LOSS, _LAST_EVENT = (
     pb.SolverState.DESCRIPTOR.fields_by_name[name].number
-    for name in ("iter", "learned_net", "history", "current_step")
+    for name in (
+        "iter",
+        "learned_net",
+        "history",
+        "current_step",
+        "minimum_loss",
+        "iter_last_event",
+    )
 )
 
 
@@ -55,13 +63,16 @@ class SolverState:
     """A snapshot's solver half.
 
     `history` has an array per learnable parameter in the net's order, and for Adam and AdaDelta a
-    second such block. `learned_net` is the weight file's name as the writer knew it.
+    second such block. `learned_net` is the weight file's name as the writer knew it. `minimum_loss`
+    and `iter_last_event` are SSD's, for lr_policy "plateau"; None where a file has neither.
     """
 
     iter: int
     current_step: int
     learned_net: str
     history: Sequence[FloatArray]
+    minimum_loss: float | None = None
+    iter_last_event: int | None = None
 
 
 def read_solverstate(path: str | Path) -> SolverState:
@@ -72,7 +83,11 @@ def read_solverstate(path: str | Path) -> SolverState:
             can have.
     """
     state = _read_hdf5(path) if is_hdf5(path) else _read_binary(path)
-    for name, value in (("iter", state.iter), ("current_step", state.current_step)):
+    for name, value in (
+        ("iter", state.iter),
+        ("current_step", state.current_step),
+        ("iter_last_event", state.iter_last_event or 0),
+    ):
         if not 0 <= value <= _LARGEST:
             raise SolverError(f"{path}: damaged: {name} is {value}, not 0 to {_LARGEST}")
     if len(state.learned_net) > _LONGEST_NAME:
@@ -85,12 +100,15 @@ def read_solverstate(path: str | Path) -> SolverState:
 
 def _read_binary(path: str | Path) -> SolverState:
     found: dict[int, int] = {}
+    minimum_loss: float | None = None
     learned_net = ""
     history: list[FloatArray] = []
     with opened_wire(path, "solverstate", SolverError) as file:
         for field in file.fields():
-            if field.number in (_ITER, _CURRENT_STEP) and field.wire == VARINT:
+            if field.number in (_ITER, _CURRENT_STEP, _LAST_EVENT) and field.wire == VARINT:
                 found[field.number] = field.value
+            elif field.number == _MINIMUM_LOSS and field.wire == FIXED32:
+                minimum_loss = float(np.frombuffer(file.content[field.start : field.end], "<f4")[0])
             elif field.number == _LEARNED_NET and field.wire == BYTES:
                 learned_net = file.text(field)
             elif field.number == _HISTORY and field.wire == BYTES:
@@ -100,7 +118,14 @@ def _read_binary(path: str | Path) -> SolverState:
         if _CURRENT_STEP not in found:
             # Caffe writes this field last, even when it is 0; its first versions had none.
             log.warning("%s: no current_step, taken as 0: an old file, or one cut short", path)
-    return SolverState(found[_ITER], found.get(_CURRENT_STEP, 0), learned_net, tuple(history))
+    return SolverState(
+        found[_ITER],
+        found.get(_CURRENT_STEP, 0),
+        learned_net,
+        tuple(history),
+        minimum_loss,
+        found.get(_LAST_EVENT),
+    )
 
 
 def write_solverstate(path: str | Path, state: SolverState) -> None:
@@ -128,7 +153,11 @@ def fill_solverstate(partial: Path, path: str | Path, state: SolverState) -> Non
         file.write(serialized(begin))
         for array in state.history:
             write_chunks(file, message_field(_HISTORY, encode_blob(array)))
-        file.write(pb.SolverState(current_step=state.current_step).SerializeToString())
+        end = pb.SolverState(current_step=state.current_step)
+        if state.minimum_loss is not None:
+            end.minimum_loss = state.minimum_loss
+            end.iter_last_event = state.iter_last_event or 0
+        file.write(end.SerializeToString())
 
 
 def _read_hdf5(path: str | Path) -> SolverState:
@@ -146,15 +175,25 @@ def _read_hdf5(path: str | Path) -> SolverState:
             _number(file, "current_step"),
             _string(file, "learned_net") if "learned_net" in file else "",
             tuple(numbers(member(history, str(i)), SolverError) for i in range(len(history))),
+            _value(file, "minimum_loss") if "minimum_loss" in file else None,
+            _number(file, "iter_last_event") if "iter_last_event" in file else None,
         )
 
 
 def _number(file: Any, name: str) -> int:
     """A dataset of one whole number."""
-    values = numbers(member(file, name), SolverError, "<f8").ravel()
-    if values.size != 1 or not values[0].is_integer():
+    value = _value(file, name)
+    if not value.is_integer():
         raise ValueError(f"/{name} is no whole number")
-    return int(values[0])
+    return int(value)
+
+
+def _value(file: Any, name: str) -> float:
+    """A dataset of one number."""
+    values = numbers(member(file, name), SolverError, "<f8").ravel()
+    if values.size != 1:
+        raise ValueError(f"/{name} is no whole number")
+    return float(values[0])
 
 
 def _string(file: Any, name: str) -> str:
@@ -174,6 +213,10 @@ def _write_hdf5(partial: Path, path: str | Path, state: SolverState) -> None:
         file.create_dataset("iter", data=np.array([state.iter], dtype="<i4"))
         _write_string(h5py, file, "learned_net", state.learned_net)
         file.create_dataset("current_step", data=np.array([state.current_step], dtype="<i4"))
+        if state.minimum_loss is not None:
+            event = np.array([state.iter_last_event or 0], dtype="<i4")
+            file.create_dataset("iter_last_event", data=event)
+            file.create_dataset("minimum_loss", data=np.array([state.minimum_loss], dtype="<f4"))
         history = file.create_group("history")
         for index, array in enumerate(state.history):
             history.create_dataset(str(index), data=np.asarray(array, dtype="<f4"))

@@ -61,6 +61,7 @@ class Data(_FileSource):
     """Batches of Datum records from an LMDB, in key order. Source: layers/data_layer.cpp."""
 
     tops = Count(1, 2)
+    of_forks = ("data_param.shuffle",)
     ignored = {
         "data_param.rand_skip": "Caffe's Data layer does not read it",
         "data_param.prefetch": PREFETCH,

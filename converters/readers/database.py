@@ -18,7 +18,7 @@ from converters.errors import DataError
 from converters.readers.reader import READERS, Reader, Shape
 from converters.readers.transform import Images, Places
 from converters.records.datum import RecordError, decode_images
-from converters.records.extents import Extents, batched, every, views
+from converters.records.extents import Extents, batched, decode, every, views
 from converters.records.images import Buffer
 from converters.records.lmdb_reader import DATA_FILE, LmdbReader
 
@@ -33,7 +33,10 @@ class Drawn(NamedTuple):
 
 @READERS.add("Data")
 class DatabaseReader(Reader):
-    """Records of an LMDB in key order, wrapping around mid-batch. Source: layers/data_layer.cpp."""
+    """Records of an LMDB in key order, wrapping around mid-batch. Source: layers/data_layer.cpp.
+
+    With the forks' `shuffle` each round has an order of its own; `position` counts in it.
+    """
 
     def open(self) -> None:
         param = self.param.data_param
@@ -65,6 +68,7 @@ class DatabaseReader(Reader):
         if self.position >= len(self.records):
             raise ValueError(f"record {self.position} of {len(self.records)}")
         self._batches: Iterator[list[Extents]] | None = None
+        self._orders: dict[int, NDArray[np.int64]] = {}
 
     def shapes(self) -> list[Shape]:
         shape = self.transform.shape(self.first_image().shape)
@@ -84,8 +88,21 @@ class DatabaseReader(Reader):
 
     def places(self) -> NDArray[np.int64]:
         """Where in the database the next batch's records are (N,)."""
-        steps = np.arange(self.batch_size) * self.share.step
-        return (self.position + steps) % len(self.records)
+        steps = self.position + np.arange(self.batch_size) * self.share.step
+        rounds, at = np.divmod(steps, len(self.records))
+        if self.param.data_param.shuffle:
+            for one in np.unique(rounds):
+                own = rounds == one
+                at[own] = self._order(self.epoch + int(one))[at[own]]
+        return at
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        """The order of the records in a round; those that were asked for last are kept."""
+        if epoch not in self._orders:
+            random = np.random.default_rng((self.seed, 1, epoch))
+            kept = {one: order for one, order in self._orders.items() if one == epoch - 1}
+            self._orders = {**kept, epoch: random.permutation(len(self.records))}
+        return self._orders[epoch]
 
     def draw(self, images: tuple[int, ...] | None = None) -> Drawn:
         """The next batch before its transformation.
@@ -102,14 +119,31 @@ class DatabaseReader(Reader):
 
     def _stored(self) -> tuple[Images, NDArray[np.int32]]:
         """The records of the next batch, decoded."""
+        if self.param.data_param.shuffle:
+            return self._picked()
         if self._batches is None:
             dealt = self.batch_size * self.share.of
             self._batches = batched(self.records.extents(self.position), dealt)
         with self._named():
             return self._decode(every(self.share.step, next(self._batches), self.batch_size))
 
+    def _picked(self) -> tuple[Images, NDArray[np.int32]]:
+        """The records at `places`, decoded."""
+        at = self.places()
+        with self._named():
+            records = self.records.picked(at)
+            try:
+                if not self.transform.param.crop_size:
+                    return decode(records, self.transform.color)
+                return decode_images(list(views(records)), self.transform.color)
+            except RecordError as error:
+                place = int(at[error.index]) - error.index
+                raise self.records.named(error, place) from error
+
     def _advance(self) -> None:
-        self.position = (self.position + self.batch_size * self.share.of) % len(self.records)
+        steps = self.position + self.batch_size * self.share.of
+        rounds, self.position = divmod(steps, len(self.records))
+        self.epoch += rounds if self.param.data_param.shuffle else 0
 
     @contextmanager
     def _named(self) -> Iterator[None]:

@@ -1,7 +1,8 @@
 """Learning-rate policies: pure functions (iteration, current_step) → (rate, current_step).
 
 `rate_policy` builds one from a SolverParameter. `current_step` is the only state that a policy
-has, and `.solverstate` files carry it. `gmnet_pt.solver.updates` applies the rate.
+has, and `.solverstate` files carry it; but SSD's "plateau" has a `Plateau` too, which follows the
+loss. `gmnet_pt.solver.updates` applies the rate.
 
 Caffe (solvers/sgd_solver.cpp) computes in float32, but a power with an integer exponent in float64,
 as C++ promotes it; so do these functions. The rate they return is a float32 value.
@@ -10,6 +11,7 @@ as C++ promotes it; so do these functions. The rate they return is a float32 val
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +26,33 @@ class Rate(NamedTuple):
 
     rate: float
     current_step: int
+
+
+FLT_MAX = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """What lr_policy "plateau" remembers: the smallest smoothed loss, and when it or the rate fell.
+
+    The rate falls where neither has happened for plateau_winsize[step] iterations.
+    Source: weiliu89/caffe solvers/sgd_solver.cpp.
+    """
+
+    minimum_loss: float = FLT_MAX
+    last_event: int = 0
+
+    def after(
+        self, solver: pb.SolverParameter, iteration: int, step: int, loss: float
+    ) -> tuple[Plateau, int]:
+        """The state once the smoothed loss of an iteration is known, and the current_step then."""
+        smallest, event = self.minimum_loss, self.last_event
+        if loss < smallest:
+            smallest, event = loss, iteration
+        windows = solver.plateau_winsize
+        if step < len(windows) and iteration >= event + windows[step]:
+            step, event = step + 1, iteration
+        return Plateau(smallest, event), step
 
 
 RatePolicy = Callable[[int, int], Rate]
@@ -140,3 +169,9 @@ def _sigmoid(solver: pb.SolverParameter, iteration: int, step: int) -> tuple[flo
     """base_lr / (1 + exp(−gamma · (iteration − stepsize)))."""
     exponent = -np.float32(solver.gamma) * (np.float32(iteration) - np.float32(solver.stepsize))
     return float(np.float32(1) / (np.float32(1) + np.float32(np.exp(np.float64(exponent))))), step
+
+
+@_policy("plateau", non_negative=("gamma",))
+def _plateau(solver: pb.SolverParameter, iteration: int, step: int) -> tuple[float, int]:
+    """base_lr · gamma^step; the step is that of `Plateau.after`."""
+    return _power(solver.gamma, step), step

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from gmnet_pt.solver.lr_policy import Plateau
+
 
 @dataclass(frozen=True, eq=False)
 class NetState:
@@ -41,7 +43,9 @@ class RunState:
     `smoothed_loss` is the displayed mean over average_loss at that moment; `Solver.solve` begins a
     new window, at a resumption too, as Caffe's Step does. `layout` is the memory format of a run
     that has one. Of several processes `random` and `nets` are those of number 0, and `others` has
-    those of the rest.
+    those of the rest. `plateau`
+    is what lr_policy "plateau" remembers, and `window` what the smoothed loss is the mean of, which
+    it goes on with.
     """
 
     iteration: int
@@ -54,6 +58,8 @@ class RunState:
     smoothed_loss: float | None = None
     layout: str | None = None
     others: tuple[OwnState, ...] = ()
+    plateau: Plateau | None = None
+    window: tuple[float, ...] = ()
 
     def own(self, rank: int) -> OwnState:
         """What process `rank` has of its own."""

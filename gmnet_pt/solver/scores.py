@@ -6,7 +6,7 @@ tools/caffe.cpp.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -85,6 +85,16 @@ class SmoothedLoss:
         self._losses: list[Tensor] = []
         self._count = 0
         self.value = start
+
+    def window(self) -> list[float]:
+        """The losses that the mean is over, then how many there were; `restore` takes them."""
+        return [*map(float, self._losses), float(self._count)]
+
+    def restore(self, window: Sequence[float]) -> None:
+        """Go on from a `window`, the value aside."""
+        *losses, count = window
+        self._losses = [self.value.new_full((), loss) for loss in losses]
+        self._count = int(count)
 
     def add(self, loss: Tensor) -> None:
         """Take in the loss of the next iteration, 0-d."""

@@ -31,6 +31,7 @@ from converters.net.caffe_net import CaffeNet
 from converters.net.saving import fill_with_net
 from converters.raw_text import file_name
 from gmnet_pt.solver.layout import LAYOUTS
+from gmnet_pt.solver.lr_policy import Plateau
 from gmnet_pt.solver.processes import current
 from gmnet_pt.solver.run_state import NetState, OwnState, RunState
 
@@ -98,7 +99,14 @@ def write(
         OutputError: a file cannot be written; earlier snapshots are untouched.
     """
     history = [tensor.numpy() for tensor in state.history]
-    caffe = SolverState(state.iteration, state.current_step, str(files.model), history)
+    caffe = SolverState(
+        state.iteration,
+        state.current_step,
+        str(files.model),
+        history,
+        None if state.plateau is None else state.plateau.minimum_loss,
+        None if state.plateau is None else state.plateau.last_event,
+    )
     # All are written before the first is moved: a kill leaves the old ones, or no .solverstate.
     with (
         written_beside(files.state) as state_part,
@@ -145,6 +153,8 @@ def _arrays(state: RunState) -> dict[str, Any]:
         arrays["smoothed_loss"] = np.array(state.smoothed_loss)
     if state.layout is not None:
         arrays["layout"] = np.array(state.layout)
+    if state.window:
+        arrays["window"] = np.array(state.window)
     arrays |= _own_arrays(state.own(0))
     for rank, own in enumerate(state.others, 1):
         arrays |= {f"process/{rank}/{key}": value for key, value in _own_arrays(own).items()}
@@ -216,7 +226,12 @@ def read(path: Path) -> RunState:
         raise SolverError(
             f"{ours}: is damaged ({error}); remove it to resume as Caffe does"
         ) from error
-    return RunState(state.iter, state.current_step, history, str(weights[0]), **rest)
+    plateau = None
+    if state.minimum_loss is not None:
+        plateau = Plateau(state.minimum_loss, state.iter_last_event or 0)
+    return RunState(
+        state.iter, state.current_step, history, str(weights[0]), plateau=plateau, **rest
+    )
 
 
 def _learned_net(name: str, state: Path) -> list[Path]:
@@ -297,6 +312,7 @@ def _fields(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
         "nets": first.nets,
         "smoothed_loss": _loss(arrays.get("smoothed_loss")),
         "layout": _layout(arrays.get("layout")),
+        "window": _window(arrays.get("window")),
         "others": tuple(others),
     }
 
@@ -360,6 +376,15 @@ def _loss(value: np.ndarray | None) -> float | None:
     if value.dtype.kind != "f" or value.shape:
         raise ValueError(f"smoothed_loss is {_value(value)}, no number")
     return float(value)
+
+
+def _window(value: np.ndarray | None) -> tuple[float, ...]:
+    """The losses of a mean, and their number; only runs whose rate follows the loss have them."""
+    if value is None:
+        return ()
+    if value.dtype.kind != "f" or value.ndim != 1 or not len(value) or not value[-1] >= 0:
+        raise ValueError(f"window is {_value(value)}, no losses and their number")
+    return tuple(map(float, value))
 
 
 def _layout(value: np.ndarray | None) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -48,8 +48,9 @@ from gmnet_pt.solver.capture import CapturedStep, CudaGraphs, Graphs
 from gmnet_pt.solver.choices import AUTO, Request
 from gmnet_pt.solver.compiled import CompiledLoss
 from gmnet_pt.solver.debug_info import show_forward_backward
+from gmnet_pt.solver.detection import Precisions
 from gmnet_pt.solver.device import choose_device
-from gmnet_pt.solver.lr_policy import rate_policy
+from gmnet_pt.solver.lr_policy import Plateau, rate_policy
 from gmnet_pt.solver.nets import FedNet
 from gmnet_pt.solver.precision import named_precision
 from gmnet_pt.solver.processes import LostProcessError, current
@@ -114,6 +115,7 @@ class Solver:
             show(Message(note))
         self.iter = 0
         self.current_step = 0
+        self.plateau = Plateau() if self.param.lr_policy == "plateau" else None
         self.processes = current()
         self._seed = self._common_seed()
         own = None if self._seed is None else self._seed + self.processes.rank
@@ -140,7 +142,9 @@ class Solver:
         self._iteration_now = torch.zeros((), dtype=torch.float64, device=self.device)
         self._captured: CapturedStep | None = None
         if choice.capture and self.device.type == "cuda":
-            if self.processes.count == 1:
+            if self.plateau is not None:
+                show(Message("Iterations run without a CUDA graph: the rate follows the loss."))
+            elif self.processes.count == 1:
                 self._capture(CudaGraphs(self.device))
             else:
                 show(Message("Iterations run without a CUDA graph: several processes average."))
@@ -176,6 +180,8 @@ class Solver:
             raise SolverError(f"{self.path}: step takes a number from 1 on, or inputs for one step")
         for _ in range(n):
             loss, _ = self._accumulate(inputs)
+            if self.plateau is not None:
+                self._smoothed.add(loss)
             self._update()
         return loss
 
@@ -242,6 +248,8 @@ class Solver:
 
     def _update(self) -> None:
         step = self.current_step
+        if self.plateau is not None:
+            self._follow_loss()
         self.current_step = self._due.current_step
         if self.current_step != step:
             self.show(MultiStep(self.iter, self.current_step))
@@ -251,6 +259,14 @@ class Solver:
         if norm is not None and self.device.type == "cpu" and norm > self.param.clip_gradients:
             self.show(Clip(float(norm), self.param.clip_gradients))
         self.iter += 1
+
+    def _follow_loss(self) -> None:
+        """The rate of lr_policy "plateau", which is known once the loss is."""
+        assert self.plateau is not None
+        loss = float(self._smoothed.value)
+        self.plateau, step = self.plateau.after(self.param, self.iter, self.current_step, loss)
+        self._due = self._rate(self.iter, step)
+        self._rate_now.fill_(self._due.rate)
 
     def _require_finite(self, loss: Tensor) -> None:
         if bool(torch.isfinite(loss)) or self._last_feed is None:
@@ -298,10 +314,19 @@ class Solver:
 
         Raises:
             DataError: some are absent: one error for all of a layer, before hours are spent.
+            SolverError: the data have another shape than was given.
         """
         for fed in self._fed if self.processes.leads else ():
             for one in fed.batches:
                 one.check(reporter)
+        given = self.choice.input_shapes or {}
+        read = {name: shape for one in self._fed[0].batches for name, shape in one.shapes.items()}
+        for name, shape in read.items():
+            if name in given and tuple(given[name]) != shape:
+                raise SolverError(
+                    f'{self.path}: input shape {tuple(given[name])} of "{name}", but its data have '
+                    f"{shape}: change the data layer, or leave the shape out"
+                )
 
     def solve(
         self, requests: Callable[[], Request] = no_request, reporter: Reporter = SILENT
@@ -334,10 +359,25 @@ class Solver:
             raise self._ended(str(error)) from error
 
     def _solve(self, requests: Callable[[], Request]) -> bool:
-        self.show(Start(self.net.name, self.param.lr_policy, self.iter, self.param.max_iter))
+        data = self._fed[0].data()
+        self.show(
+            Start(
+                self.net.name,
+                self.param.lr_policy,
+                self.iter,
+                self.param.max_iter,
+                data.name,
+                data.records,
+                data.items * self.param.iter_size * self.processes.count,
+            )
+        )
         self._stop = self._debug_train = False
         self._requests = lambda: _REQUESTS[self.processes.largest(_REQUESTS.index(requests()))]
-        self._begin_window(0.0)
+        # A rate that follows the loss goes on with a snapshot's window: bit for bit the same run.
+        if self.plateau is None:
+            self._begin_window(0.0)
+        else:
+            self._begin_window(float(self._smoothed.value), self._smoothed.window())
         while self.iter < self.param.max_iter and not self._stop:
             self._iterate()
         if self.param.snapshot_after_train and not self._just_saved():
@@ -351,10 +391,15 @@ class Solver:
         self.show(Stop())
         return True
 
-    def _begin_window(self, loss: float) -> None:
-        """Start the smoothed loss and the clock; `loss` is shown until there is another."""
+    def _begin_window(self, loss: float, window: Sequence[float] = ()) -> None:
+        """Start the smoothed loss and the clock; `loss` is shown until there is another.
+
+        With a `window` it goes on from there, and `loss` is its mean.
+        """
         start = torch.full((), loss, device=self.device)
         self._smoothed = SmoothedLoss(self.param.average_loss, start)
+        if window:
+            self._smoothed.restore(window)
         self._shown_at, self._shown_iter = time.monotonic(), self.iter
 
     def _iterate(self) -> None:
@@ -393,7 +438,10 @@ class Solver:
             self.show(Display(self.iter, float(self._smoothed.value)))
 
     def test(self) -> list[dict[str, Tensor]]:
-        """Mean outputs of each test net over its test_iter batches, by blob name."""
+        """Mean outputs of each test net over its test_iter batches, by blob name.
+
+        With eval_type "detection" the mean average precisions of the detections in them.
+        """
         # Statistics are each process's own; those of the first count, as in its snapshots.
         learned = zip(self.net.plan.learnables, self.net.learnable, strict=True)
         self.processes.lead(blob for entry, blob in learned if not entry.spec.trained)
@@ -402,12 +450,16 @@ class Solver:
             self.show(Evaluation(self.iter, index))
             run = partial(self._forward, fed, self.param.debug_info)
             turns = fed.turns(count, self.processes)
-            means = testing.mean_passes(fed.net, turns, run, self._may_test)
+            begun = testing.begun(fed.net, self.param)
+            means = testing.run_passes(begun, turns, run, self._may_test)
             if means is None:
                 self.show(Message("Test interrupted."))
                 break
             means = means.over(self.processes) if fed.share.of > 1 else means
             scores = means.outputs()
+            if isinstance(means, Precisions) and self.param.show_per_class_result:
+                for line in means.lines():
+                    self.show(Message(line))
             loss_shown = means.loss() if self.param.test_compute_loss else None
             self.show(Scores(self.iter, index, tuple(list_outputs(fed.net, scores)), loss_shown))
             results.append(scores)
@@ -445,6 +497,8 @@ class Solver:
             smoothed_loss=float(self._smoothed.value),
             layout=self.layout,
             others=tuple(others),
+            plateau=self.plateau,
+            window=tuple(self._smoothed.window()) if self.plateau is not None else (),
         )
 
     def load(self, state: RunState, source: str = "state") -> None:
@@ -474,7 +528,9 @@ class Solver:
         if state.layout is not None and self.choice.layout == AUTO:
             self._lay_out(state.layout)
         self.iter, self.current_step = state.iteration, state.current_step
-        self._begin_window(state.smoothed_loss or 0.0)
+        if self.plateau is not None:
+            self.plateau = state.plateau or Plateau()
+        self._begin_window(state.smoothed_loss or 0.0, state.window if self.plateau else ())
         unknown = [NetState()] * (len(self._fed) - len(own.nets))
         try:
             self.random.restore(own.random)

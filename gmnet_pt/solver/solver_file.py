@@ -22,6 +22,7 @@ from converters.net import solver_nets
 from converters.net.choice import NetChoice, Weights, weight_files
 from converters.net.solver_nets import test_nets as test_nets
 from converters.proto import caffe_pb2 as pb
+from converters.proto.foreign import SOLVER_WITHOUT_EFFECT
 from converters.proto.forks import foreign
 from converters.prototxt.kind import is_deploy, is_solver
 from converters.prototxt.text import read_solver, read_text
@@ -33,8 +34,11 @@ if TYPE_CHECKING:
     import torch
 
 
-FORKS: tuple[str, ...] = ()
+FORKS = ("eval_type", "ap_version", "show_per_class_result", "plateau_winsize")
 """Fields of forks that the solver honours."""
+EVALUATIONS = ("classification", "detection")
+AVERAGE_PRECISIONS = ("11point", "MaxIntegral", "Integral")
+"""The entries of `gmnet_pt.solver.detection.CURVES`, which is not here: it imports torch."""
 
 
 class SolverFile(NamedTuple):
@@ -204,11 +208,16 @@ def check(solver: pb.SolverParameter, source: str) -> None:
     Raises:
         SolverError: names the fields.
     """
-    for unknown in foreign(solver, FORKS, deep=False):
-        raise SolverError(
-            f"{source}: {unknown.path} is a setting of the fork {unknown.fork} that no solver here "
-            "knows"
-        )
+    by_fork: dict[str, list[str]] = {}
+    for unknown in foreign(solver, {*FORKS, *SOLVER_WITHOUT_EFFECT}, deep=False):
+        by_fork.setdefault(unknown.fork, []).append(unknown.path)
+    if by_fork:
+        told = [
+            f"{', '.join(paths)} {'are settings' if len(paths) > 1 else 'is a setting'} of the "
+            f"fork {fork} that no solver here knows"
+            for fork, paths in by_fork.items()
+        ]
+        raise SolverError(f"{source}: {'; '.join(told)}; remove it to train without")
     given = [n for n in ("net", "net_param", "train_net", "train_net_param") if solver.HasField(n)]
     if not given:
         raise SolverError(
@@ -238,6 +247,15 @@ def check(solver: pb.SolverParameter, source: str) -> None:
         raise SolverError(f"{source}: iter_size {solver.iter_size} must be at least 1")
     if solver.snapshot < 0 or solver.display < 0 or solver.max_iter < 0:
         raise SolverError(f"{source}: snapshot, display and max_iter must not be negative")
+    if solver.eval_type not in EVALUATIONS:
+        raise SolverError(
+            f'{source}: eval_type "{solver.eval_type}" is not one of {", ".join(EVALUATIONS)}'
+        )
+    if solver.ap_version not in AVERAGE_PRECISIONS:
+        raise SolverError(
+            f'{source}: ap_version "{solver.ap_version}" is not one of '
+            f"{', '.join(AVERAGE_PRECISIONS)}"
+        )
     if not math.isfinite(solver.base_lr):
         raise SolverError(f"{source}: base_lr {solver.base_lr} must be finite")
 

@@ -1,4 +1,4 @@
-"""Test passes: a net forward without gradients, and its means over several batches.
+"""Test passes: a net forward without gradients, and what several batches come to.
 
 The solver's tests and `gmnet_pt.test` run them. Source: Caffe solver.cpp Test.
 """
@@ -12,7 +12,9 @@ import torch
 
 from converters.net.caffe_net import CaffeNet
 from converters.net.layerwise import total_loss
+from converters.proto import caffe_pb2 as pb
 from gmnet_pt.solver.debug_info import Show, outputs, show_forward
+from gmnet_pt.solver.detection import Precisions
 from gmnet_pt.solver.precision import Precision
 from gmnet_pt.solver.scores import Means
 from gmnet_pt.solver.step import Passed
@@ -34,17 +36,27 @@ def forward(
         return Passed(total_loss(ran), outputs(net, ran))
 
 
-def mean_passes(
-    net: CaffeNet, turns: Sequence[bool], run: Callable[[], Passed], go_on: Callable[[], bool]
-) -> Means | None:
-    """The means of a pass of `net` at each true one of `turns`; None if `go_on` ends them.
+Test = Means | Precisions
+"""What the batches of a test come to."""
+
+
+def begun(net: CaffeNet, solver: pb.SolverParameter) -> Test:
+    """The test that the solver's `eval_type` asks for, of no batch yet."""
+    if solver.eval_type == "detection":
+        return Precisions(net, solver.ap_version)
+    return Means(net)
+
+
+def run_passes(
+    test: Test, turns: Sequence[bool], run: Callable[[], Passed], go_on: Callable[[], bool]
+) -> Test | None:
+    """`test` after a pass at each true one of `turns`; None if `go_on` ends them.
 
     `go_on` is asked at every turn: at a false one another process may have a pass.
     """
-    means = Means(net)
     for own in turns:
         if not go_on():
             return None
         if own:
-            means.add(*run())
-    return means
+            test.add(*run())
+    return test

@@ -1,4 +1,4 @@
-"""Forks' layers that give the same values other places: Reorg, Reverse, Flip, Transpose."""
+"""Forks' layers that give values other places: Reorg, Reverse, Flip, Transpose, Permute."""
 
 from __future__ import annotations
 
@@ -135,3 +135,35 @@ class Transpose(Layer):
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
         return bottoms[0].permute(self.order).contiguous()
+
+
+@register("Permute", "permute_param")
+class Permute(Layer):
+    """The axes in another order: `order`, then those that it leaves out.
+
+    Source: weiliu89/caffe permute_layer.cpp.
+    """
+
+    origin = "SSD"
+    in_place = False
+    moves_values = True
+
+    def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
+        given, axes = list(self.param.permute_param.order), len(bottoms[0])
+        if len(set(given)) < len(given) or any(axis >= axes for axis in given):
+            raise self.error(
+                f"order {given} must name axes of bottom {self.bottom_name(0)} {bottoms[0]}, 0 to "
+                f"{axes - 1}, each once"
+            )
+        self.order = (*given, *(axis for axis in range(axes) if axis not in given))
+        return ()
+
+    def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        if len(bottoms[0]) != len(self.order):
+            raise self.shape_error(
+                f"bottom {self.bottom_name(0)} {bottoms[0]} must have {len(self.order)} axes"
+            )
+        return [tuple(bottoms[0][axis] for axis in self.order)]
+
+    def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
+        return bottoms[0].permute(self.order)
