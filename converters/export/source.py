@@ -102,7 +102,7 @@ def write_module(net: CaffeNet, part: Part, weights: str, calls: bool = False) -
     variables = _variables(net.plan)
     blobs = _Blobs(net)
     lines: list[Line] = []
-    notes: list[str] = []
+    notes: dict[tuple[str, str], list[str]] = {}
     called: dict[str, nn.Module] = {}
     missing: list[tuple[LayerPlan, str]] = []
     for position in part.layers:
@@ -119,7 +119,8 @@ def write_module(net: CaffeNet, part: Part, weights: str, calls: bool = False) -
             called[position.key] = net.module_of(position.key)
             expression = f"self.as_in_caffe[{len(called) - 1}]({', '.join(call.bottoms)})"
         blobs.add(call)
-        notes += [f"{_named(position)} {note}" for note in call.notes]
+        for note in call.notes:
+            notes.setdefault((position.layer.type, note), []).append(position.name)
         tops = ", ".join(variables[value] for value in position.tops)
         about = f"  # {_word(position.name)} ({position.layer.type})"
         lines.append(Line(f"{tops} = {expression}{about}", position))
@@ -136,7 +137,13 @@ def write_module(net: CaffeNet, part: Part, weights: str, calls: bool = False) -
         weights,
     )
     return Module(
-        text, name, tuple(lines), blobs.found, tuple(blobs.statistics), called, tuple(notes)
+        text,
+        name,
+        tuple(lines),
+        blobs.found,
+        tuple(blobs.statistics),
+        called,
+        tuple(_note(*about, names) for about, names in notes.items()),
     )
 
 
@@ -154,6 +161,13 @@ def _variables(plan: NetPlan) -> dict[int, str]:
 
 def _named(position: LayerPlan) -> str:
     return f'layer "{position.name}" ({position.layer.type})'
+
+
+def _note(kind: str, note: str, names: list[str]) -> str:
+    """`PriorBox "a", "b": …`, the first three by name."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    quoted = ", ".join(f'"{name}"' for name in names[:3])
+    return f"{kind} {quoted}{more} {note}"
 
 
 def _no_line(part: Part, missing: list[tuple[LayerPlan, str]]) -> str:
