@@ -6,6 +6,15 @@ READING ?= text
 WIDTH   ?= 1
 BUDGET  ?= full
 
+# A variable that nothing reads would be passed over in silence: `make train model=bua`.
+KNOWN   := MODEL DATASET READING WIDTH BUDGET PYTHON ARGS SOURCE OUT TABLE FIGURE CAFFE CV_PY
+UNKNOWN := $(filter-out $(KNOWN) SHELL MAKEFLAGS,$(foreach name,$(.VARIABLES),\
+	$(if $(filter command,$(firstword $(origin $(name)))),$(name))))
+ifneq ($(UNKNOWN),)
+MEANT   := $(filter $(KNOWN),$(shell echo '$(UNKNOWN)' | tr '[:lower:]' '[:upper:]'))
+$(error no variable $(UNKNOWN) is read here; $(if $(MEANT),did you mean $(MEANT)?,there are $(KNOWN)))
+endif
+
 # The first Python that is new enough; `make PYTHON=/path/to/python3.12 …` chooses another.
 PYTHON  ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \

@@ -27,6 +27,12 @@ COMMANDS = {
         DATA,
         "gmnet imageset images/ list.txt train_lmdb --resize 256x256",
     ),
+    "annotated": Command(
+        "converters.commands.annotated",
+        "build an LMDB of images with boxes, for detectors",
+        DATA,
+        "gmnet annotated VOC2007/ trainval.txt train_lmdb --label-map labelmap.prototxt",
+    ),
     "mean": Command(
         "converters.commands.mean",
         "compute the mean image of an LMDB",
@@ -59,6 +65,12 @@ COMMANDS = {
         "try every prototxt below a folder",
         NETS,
         "gmnet check models/",
+    ),
+    "export": Command(
+        "converters.commands.export",
+        "write a net for ONNX, torch.export, or as a module of torch",
+        NETS,
+        "gmnet export deploy.prototxt --weights net.caffemodel net.onnx",
     ),
     "upgrade": Command(
         "converters.commands.upgrade",

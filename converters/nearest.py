@@ -19,7 +19,7 @@ def nearest(name: str, known: Iterable[str], most: int = 3) -> list[str]:
     return [by_lower[one] for one in difflib.get_close_matches(name.lower(), by_lower, most, 0.6)]
 
 
-def known_names(name: str, known: Iterable[str]) -> str:
+def known_names(name: str, known: Iterable[str], these: str = "known are") -> str:
     """The end of an error on `name`: `; did you mean 'bua'?` and `; known are 'a', 'b'`.
 
     Of many names the list has only the nearest, and none where one of them is meant.
@@ -32,4 +32,4 @@ def known_names(name: str, known: Iterable[str]) -> str:
     like = names if len(names) <= MOST else difflib.get_close_matches(name, names, MOST, 0.0)
     more = f" and {len(names) - len(like)} more" if len(like) < len(names) else ""
     listed = ", ".join(one for one in names if one in like)
-    return f"{meant}{'' if meant else ';'} known are {listed}{more}" if names else meant
+    return f"{meant}{'' if meant else ';'} {these} {listed}{more}" if names else meant

@@ -119,10 +119,8 @@ def find_tool(word: str) -> str | None:
     plain = name
     while plain.endswith(_ENDINGS):
         plain = plain.rpartition(".")[0]
-    for known in TOOLS:
-        if known in (name, plain) or known.rpartition(".")[0] == plain:
-            return known
-    return None
+    by_plain = {known.rpartition(".")[0]: known for known in TOOLS}
+    return next((one for one in (name, plain) if one in TOOLS), by_plain.get(plain or name))
 
 
 def overview() -> str:

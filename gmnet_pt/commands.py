@@ -54,6 +54,12 @@ _OWN = {
         TRAINING,
         "gmnet plot runs/lenet/train.log curves.png",
     ),
+    "report": Command(
+        "gmnet_pt.report",
+        "a table of runs: scores, time, speed",
+        TRAINING,
+        "gmnet report runs/* --out runs.html",
+    ),
     "generate": Command(
         "prototxt_gen.commands.generate",
         "write a GM-Net's net, deploy net and solver",

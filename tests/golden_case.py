@@ -45,6 +45,11 @@ SMALL_NET = Bounds(1e-5, 1e-5)
 GMNET = Bounds(2e-5, 3e-4)
 
 
+# A bias whose sum BN takes away again: its gradient is 0, and what both have of it is rounding.
+# It is measured against the largest gradient of the layer.
+ROUNDING_ALONE = {("net_seg_0", "TRAIN/paramdiff/e1/1"): "TRAIN/paramdiff/e1/0"}
+
+
 def bounds_of(name: str) -> Bounds:
     """The bounds of a case by its name."""
     if name.startswith("net_gmnet"):
@@ -140,7 +145,11 @@ class GoldenCase:
         return compared
 
     def _one(self, key: str, tensor: torch.Tensor, bound: float) -> None:
-        error = relative_error(tensor.detach().cpu().numpy(), self.arrays[key])
+        found, golden = tensor.detach().cpu().numpy(), self.arrays[key]
+        if beside := ROUNDING_ALONE.get((self.name, key)):
+            error = float(np.abs(found - golden).max() / np.abs(self.arrays[beside]).max())
+        else:
+            error = relative_error(found, golden)
         assert error <= bound, f"{self.name}: {key}: error {error:.2e} above {bound:.0e}"
 
     def _compare(self, prefix: str, found: dict[str, torch.Tensor], bound: float) -> int:

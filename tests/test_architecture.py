@@ -26,6 +26,7 @@ ORDER = (
     "converters.layers",
     "converters.prototxt",
     "converters.net",
+    "converters.export",
     "converters.command_line",
     "converters.commands",
     "converters",

@@ -216,6 +216,26 @@ def test_doubles_unpacked_and_divided_numbers(tmp_path: Path) -> None:
         assert_same_layers(read_caffemodel(tmp_path / "m"), [("a", "", [expected])])
 
 
+@pytest.mark.parametrize("kind", ["DOUBLE", "FLOAT", "FLOAT16"])
+def test_raw_data_of_nvcaffe(kind: str, tmp_path: Path) -> None:
+    """Its files since 0.16 hold the bytes of the numbers, and their type."""
+    values = np.array([[1.5, -2], [0.25, 3]])
+    blob = pb.BlobProto(
+        shape=pb.BlobShape(dim=[2, 2]),
+        raw_data_type=pb.Type.Value(kind),
+        raw_data=values.astype({"DOUBLE": "<f8", "FLOAT": "<f4", "FLOAT16": "<f2"}[kind]).tobytes(),
+    )
+    net = pb.NetParameter(layer=[pb.LayerParameter(name="a", type="Scale", blobs=[blob])])
+    path = tmp_path / "a.caffemodel"
+    path.write_bytes(net.SerializeToString())
+    (stored,) = read_caffemodel(path).layers
+    np.testing.assert_array_equal(stored.blobs[0], values)
+    net.layer[0].blobs[0].raw_data_type = pb.BOOL
+    path.write_bytes(net.SerializeToString())
+    with pytest.raises(WeightsError, match=r'layer "a": blob 0: raw_data of type 5'):
+        read_caffemodel(path)
+
+
 def test_layer_beside_layers_is_refused(tmp_path: Path) -> None:
     net = old_net()
     net.layer.add(name="new")

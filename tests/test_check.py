@@ -370,8 +370,17 @@ def test_one_file_can_be_checked_and_what_it_warns_of_is_noted(
     status, lines, last = check(capsys, path)
     assert lines == [
         f"note {path}: line 1: `${{DATA}}` looks like an unfilled place of a template",
-        f"note {path}: line 3: eval_type, of SSD's fork, has no effect here: no mAP is computed; "
+        f"note {path}: eval_type, of SSD's fork, has no effect here: no mAP is computed; "
         "tests give the net's own scores",
         f"ok   {path}: solver, type SGD, net ${{DATA}}/net.prototxt",
     ]
     assert (status, last) == (0, "1 files, 0 states, 0 failures")
+
+
+def test_the_help_tells_the_limits(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_subcommand("converters", "", COMMANDS, ["check", "--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert ended.value.code == 0
+    assert "default: 0.9 of what is free" in out
+    assert "default: 300" in out

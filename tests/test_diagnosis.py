@@ -16,6 +16,7 @@ from converters.net.choice import NetChoice
 from converters.net.plan import plan_net
 from converters.proto import caffe_pb2 as pb
 from converters.proto.foreign import FORKS, SOLVER_WITHOUT_EFFECT, TYPES_OTHERWISE
+from converters.proto.forks import idle
 from converters.prototxt.diagnosis import diagnose
 from converters.prototxt.text import parse_net, parse_text, read_solver
 
@@ -138,7 +139,7 @@ STRANGERS = {
     "enum": (pooled("pool: MEAN"), "no value `MEAN`; the values are MAX, AVE, STOCHASTIC"),
     "enum_case": (pooled("pool: max"), "did you mean MAX"),
     "enum_quotes": (pooled('pool: "MAX"'), "no quotes: pool: MAX"),
-    "enum_number": (pooled("pool: 7"), "no value `7`; the values are MAX"),
+    "enum_number": (pooled("pool: 77"), "no value `77`; the values are MAX"),
     "phase": (with_layer('type: "ReLU" include { phase: VAL }'), "the values are TRAIN, TEST"),
     "old_type": (net('"Convolution"', "CONVOLUTION"), 'in layer { } write type: "Convolution"'),
     "new_type": (
@@ -170,7 +171,7 @@ STRANGERS = {
         'layer { name: "c" type: "Convolution" num_output: 4 }',
         "belongs into convolution_param",
     ),
-    "far": (net("num_output", "frobnicate"), r"The nearest of its 18 fields: (\w+, ){7}\w+\.$"),
+    "far": (net("num_output", "frobnicate"), r"The nearest of its \d+ fields: (\w+, ){7}\w+\.$"),
     "type_case": (net("Convolution", "CONVOLUTION"), "did you mean Convolution\\?$"),
     "type_torch": (net("Convolution", "Conv2d"), "did you mean Convolution?"),
     "type_loss": (with_layer('type: "SoftmaxLoss"'), "did you mean SoftmaxWithLoss?"),
@@ -195,6 +196,14 @@ STRANGERS = {
         with_layer('type: "Correlation"').replace('"Convolution"', '"MultiStageMeanfield"'),
         r'layer "c": unknown layer type "MultiStageMeanfield"; it is of CRF-as-RNN\'s fork; '
         r'unknown too: "Correlation" \(layer "x"; it is of FlowNet\'s fork\)$',
+    ),
+    "foreign_settings": (
+        with_layer('type: "Pooling" pooling_param { pool: MAX torch_pooling: true }')
+        + with_layer('type: "BatchNorm" batch_norm_param { scale_bias: true }').replace(NET, "")
+        + with_layer('type: "Correlation"').replace(NET, ""),
+        r'layer "x": unknown layer type "Correlation"; it is of FlowNet\'s fork; '
+        r'layer "x" \(Pooling\): pooling_param.torch_pooling is a setting of the fork NVCaffe that '
+        r'is not computed here; nor is layer "x" \(BatchNorm\): batch_norm_param.scale_bias \(of ',
     ),
     "foreign_solver": (
         'net: "x"\nbase_lr: 1\nsparse_mode: 1\ndisplay_sparsity: 9',
@@ -297,6 +306,8 @@ def _way_to(
 
 
 VALUES = {
+    "engine": '"MKL2017"',
+    "solver_data_type": "FLOAT16",
     "ap_version": '"11point"',
     "eval_type": '"detection"',
     "show_per_class_result": "true",
@@ -308,16 +319,18 @@ VALUES = {
 def test_solver_fields_that_change_nothing_are_accepted_with_a_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    lines = [f"{name}: {VALUES.get(name, 3)}" for name in SOLVER_WITHOUT_EFFECT]
+    schema = {entry.name: idle(entry) for entry in pb.SolverParameter.DESCRIPTOR.fields}
+    reasons = SOLVER_WITHOUT_EFFECT | {name: reason for name, reason in schema.items() if reason}
+    lines = [f"{name}: {VALUES.get(name, 3)}" for name in reasons]
     path = tmp_path / "solver.prototxt"
     path.write_text("\n".join(["base_lr: 0.5", *lines, 'net: "x"']))
     solver = read_solver(path)
     assert (solver.base_lr, solver.net) == (0.5, "x")
     told = [record.getMessage() for record in caplog.records]
-    assert len(told) == len(SOLVER_WITHOUT_EFFECT)
-    for name, reason in SOLVER_WITHOUT_EFFECT.items():
+    assert len(told) == len(reasons)
+    for name, reason in reasons.items():
         (line,) = (line for line in told if f" {name}, of " in line)
-        assert line.startswith(f"{path}:")
+        assert line.startswith(f"{path}: {name}, of ")
         assert line.endswith(f"fork, has no effect here: {reason}")
 
 

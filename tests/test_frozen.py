@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -96,6 +97,18 @@ def assert_same(net: CaffeNet, x: Tensor = X) -> None:
     close = {torch.bfloat16: 0.05, torch.float16: 0.01, torch.float32: 1e-5, torch.float64: 1e-12}
     bound = close[found.dtype]
     torch.testing.assert_close(found, wanted, rtol=bound, atol=bound * float(wanted.abs().max()))
+
+
+def test_a_weight_without_bound_is_a_number_too() -> None:
+    net = load_text(
+        'layer { name: "in" type: "Input" top: "x" top: "y" '
+        "input_param { shape { dim: 2 dim: 3 } shape { dim: 2 dim: 3 } } }"
+        'layer { name: "l" type: "EuclideanLoss" bottom: "x" bottom: "y" top: "l" '
+        "loss_weight: -inf }"
+    )
+    with torch.no_grad():
+        loss, _ = net.loss({"x": torch.ones(2, 3), "y": torch.zeros(2, 3)})
+    assert float(loss) == -math.inf
 
 
 def test_it_calls_products_and_little_else(frozen: list[str]) -> None:

@@ -132,5 +132,7 @@ def test_it_can_be_saved_as_torch_does(tmp_path: Path) -> None:
 
 
 def test_an_unknown_blob_is_named() -> None:
-    with pytest.raises(ShapeError, match='no blob "conv2"; blobs: data, conv, pool, fc, prob'):
+    with pytest.raises(
+        ShapeError, match=r"no blob .conv2.; did you mean 'conv'. blobs: data, conv, pool"
+    ):
         build()({"data": X}, blobs=["conv2"])

@@ -137,6 +137,27 @@ def test_check_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(*arguments, "--resize", "8x8") == 0
 
 
+def test_a_wrong_root_is_one_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "list").write_text("".join(f"{number}.png 0\n" for number in range(200)))
+    assert command(tmp_path / "no", tmp_path / "list", tmp_path / "db") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "list: none of its 200 images can be read: " in line
+    assert "no/0.png does not exist, nor do the others; is ROOT " in line
+    assert not (tmp_path / "db").exists()
+
+
+def test_of_many_unreadable_images_eight_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    absent = "".join(f"{number}.png 0\n" for number in range(30))
+    (tmp_path / "list").write_text(LIST.read_text() + absent)
+    assert command(GOLDEN / "images", tmp_path / "list", tmp_path / "db") == 0
+    shown = capsys.readouterr()
+    assert shown.err.count("not a readable image, left out") == 8
+    assert "and 22 more that are not" in shown.err
+    assert "30 unreadable left out" in shown.out
+
+
 def test_nothing_readable_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "list").write_text("a.png 0\nb.png 1\n")
     assert command(tmp_path, tmp_path / "list", tmp_path / "db") == 1

@@ -6,13 +6,17 @@ import fcntl
 import io
 import os
 import pty
+import re
 import signal
 import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -22,12 +26,13 @@ from test_bad_input import Folder
 from converters.command_line import streams
 from converters.command_line.program import run_guarded
 from converters.errors import NetError, OutputError
-from converters.reporting import escaped, readable
+from converters.reporting import Reporter, escaped, readable
 from gmnet_pt.log.caffe_log import CaffeLog
 from gmnet_pt.log.events import Event, Message, Snapshot, Stop
 from gmnet_pt.log.open_log import Logs
 from gmnet_pt.log.training_log import TrainingLog
 from gmnet_pt.solver.solver import Solver
+from gmnet_pt.train import main as train_main
 
 ROOT = Path(__file__).parents[1]
 MODULES = [
@@ -316,6 +321,108 @@ def read_until(master: int, seen_enough: Callable[[bytes], bool]) -> None:
         seen += os.read(master, 4096)
         if seen_enough(seen):
             return
+
+
+class Screen:
+    """A pseudo-terminal of a width, and what was written to it."""
+
+    def __init__(self, columns: int) -> None:
+        self.master, self.slave = pty.openpty()
+        size = struct.pack("HHHH", 24, columns, 0, 0)
+        fcntl.ioctl(self.slave, termios.TIOCSWINSZ, size)
+        self.written = b""
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        with suppress(OSError):  # the other end was closed
+            while data := os.read(self.master, 4096):
+                self.written += data
+
+    def lines(self) -> list[list[str]]:
+        """The lines, each as what stood in it in turn."""
+        os.close(self.slave)
+        self._reader.join()
+        os.close(self.master)
+        text = self.written.decode().replace("\r\n", "\n")
+        return [line.split("\r") for line in text.split("\n")]
+
+
+@pytest.mark.parametrize(("columns", "encoding"), [(80, "utf-8"), (200, "utf-8"), (80, "ascii")])
+def test_a_training_in_a_terminal(
+    columns: int, encoding: str, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each line has the bar's states or a word of news, whole, and nothing of the other."""
+    screen = Screen(columns)
+    extra = "test_iter: 2 test_interval: 50 snapshot: 100"
+    folder.write_solver(prefix="out/s", max_iter=150, extra=extra)
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)}
+    check = Solver.check_data
+
+    def warning(self: Solver, reporter: Reporter) -> None:
+        check(self, reporter)
+        warnings.warn("a library's word", UserWarning, stacklevel=1)
+
+    monkeypatch.setattr(Solver, "check_data", warning)
+    with open(
+        screen.slave, "w", encoding=encoding, errors="backslashreplace", closefd=False
+    ) as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        try:
+            assert train_main(["solver.prototxt", "--device", "cpu"]) == 0
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+    lines = screen.lines()
+    shown = [state for line in lines for state in line if state.strip()]
+    bars = [state for state in shown if state.startswith("small: ")]
+    news = [state for state in shown if state not in bars]
+    assert all(len(state) <= columns - 3 for state in bars)
+    for bar in bars:
+        match = re.fullmatch(r"small: +\d+%\|(.*)\| \d+/150(?: \[.*\])? *", bar)
+        assert match is not None, bar
+        assert len(match[1]) >= 12
+        assert encoding != "ascii" or set(match[1]) <= set(" #0123456789")
+    assert "150/150" in bars[-1] and "test loss=" in bars[-1] and "loss=" in bars[-1]
+    assert any(" left" in bar for bar in bars)
+    assert ("iter/s" in bars[-1]) == (columns == 200)
+    for wanted in (
+        "Use CPU.",
+        "UserWarning: a library's word",
+        "snapshot: out/s_iter_100.caffemodel, out/s_iter_100.solverstate",
+        "done",
+    ):
+        assert news.count(wanted) == 1, news
+    assert sum(one.startswith("iteration 50, test: loss ") for one in news) == 1
+    # The bar's last state stays, in a line of its own.
+    assert any(line[-1].startswith("small: 100%") for line in lines)
+
+
+def test_ctrl_c_in_a_terminal_saves_and_says_how_to_go_on(folder: Folder) -> None:
+    """As typed there; the ^C that the terminal shows is the end of a line of the bar."""
+    screen = Screen(80)
+    folder.write_solver(prefix="out/s", max_iter=10**9)
+    command = [sys.executable, "-m", "gmnet_pt.train", "solver.prototxt", "--device", "cpu"]
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), screen.slave)
+    process = subprocess.Popen(
+        command, cwd=folder.path, env=ENVIRONMENT, preexec_fn=own_terminal, **streams
+    )
+    deadline = time.monotonic() + 100
+    while b"loss=" not in screen.written:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    os.write(screen.master, b"\x03")
+    assert process.wait(100) == 130
+    lines = screen.lines()
+    *_, told, end = (line[-1] for line in lines)
+    assert end == ""
+    (state,) = (path.relative_to(folder.path) for path in folder.path.glob("out/*.solverstate"))
+    assert told == (
+        f"To go on: python -m gmnet_pt.train solver.prototxt --device cpu --snapshot {state}"
+    )
+    words = [line[-1] for line in lines]
+    assert "stopped early" in words
+    assert all(len(state) <= 80 - 3 + len("^C") for line in lines[:-2] for state in line)
 
 
 def test_full_disks_under_the_logs_do_not_end_a_training(folder: Folder) -> None:

@@ -206,3 +206,53 @@ def test_the_command_refuses_what_it_cannot_read(
 def main_upgrade(source: Path, target: Path) -> int:
     commands = {"upgrade": COMMANDS["upgrade"]}
     return run_subcommand("converters", "", commands, ["upgrade", str(source), str(target)])
+
+
+# The top of fcn-32s as its V1 prototxt has it: 100 of padding, five poolings, a score, 32 times.
+FCN = """
+input: "data" input_dim: 1 input_dim: 3 input_dim: 40 input_dim: 50
+layers { name: "conv1" type: CONVOLUTION bottom: "data" top: "conv1"
+  convolution_param { num_output: 2 kernel_size: 3 pad: 100 } }
+layers { name: "relu1" type: RELU bottom: "conv1" top: "conv1" }
+POOLINGS
+layers { name: "fc6" type: CONVOLUTION bottom: "pool5" top: "fc6"
+  convolution_param { num_output: 2 kernel_size: 7 } }
+layers { name: "drop6" type: DROPOUT bottom: "fc6" top: "fc6" }
+layers { name: "up" type: DECONVOLUTION bottom: "fc6" top: "up"
+  convolution_param { num_output: 2 kernel_size: 64 stride: 32 } }
+layers { name: "crop" type: CROP bottom: "up" bottom: "data" top: "score" }
+""".replace(
+    "POOLINGS",
+    "\n".join(
+        f'layers {{ name: "pool{i}" type: POOLING bottom: "{bottom}" top: "pool{i}" '
+        "pooling_param { pool: MAX kernel_size: 2 stride: 2 } }"
+        for i, bottom in enumerate(["conv1", "pool1", "pool2", "pool3", "pool4"], 1)
+    ),
+)
+
+
+def test_a_v1_crop_gets_the_offset_that_aligns_its_bottoms() -> None:
+    """fcn-32s: 19, which its authors' later prototxt says itself (voc-fcn32s)."""
+    crop = parse_net(FCN).layer[-1]
+    assert crop.type == "Crop"
+    assert list(crop.crop_param.offset) == [19, 19]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('bottom: "up" bottom: "data"', 'bottom: "up"', "takes 2 bottom blobs, got 1"),
+        ("stride: 32", "stride: 16", "cannot be aligned: scale 2"),
+        ("pad: 100", "pad: 0", "cannot be aligned: scale 1, offset -81"),
+        ("type: DROPOUT", "type: FLATTEN", '"drop6" .Flatten. shifts its values is not known'),
+        ('bottom: "up" bottom: "data"', 'bottom: "up" bottom: "other"', "come of no common blob"),
+    ],
+)
+def test_a_v1_crop_that_nothing_aligns_is_named(old: str, new: str, says: str) -> None:
+    text = FCN.replace(old, new)
+    if "FLATTEN" in new:
+        text = text.replace('bottom: "fc6" top: "fc6" }', 'bottom: "fc6" top: "flat" }')
+        text = text.replace('bottom: "fc6" top: "up"', 'bottom: "flat" top: "up"')
+    with pytest.raises(PrototxtError, match=says) as raised:
+        parse_net(text, "net.prototxt")
+    assert 'net.prototxt: layer "crop" (CROP)' in str(raised.value)

@@ -209,6 +209,16 @@ def test_cached_images_are_read_once(tmp_path: Path) -> None:
         read.next()
 
 
+def test_absent_images_are_found_before_they_are_needed(tmp_path: Path) -> None:
+    write_windows(tmp_path, "5 0.7 0 0 1 1", "0 0 0 0 5 5")
+    reader = open_windows(LAYER % ("", ""), tmp_path)
+    reader.check()
+    assert reader.items is None
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(DataError, match=r"none of the 1 files of .*windows\.txt exists, .*a\.png"):
+        reader.check()
+
+
 def test_a_damaged_image_is_not_kept_in_the_cache(tmp_path: Path) -> None:
     """Mended, it is read."""
     write_windows(tmp_path, "5 0.7 0 0 1 1", "0 0 0 0 5 5")

@@ -6,13 +6,13 @@ import argparse
 
 from converters.errors import ShapeError
 from converters.layers.registry import Shape
-from converters.net.choice import NetChoice, weight_files
+from converters.net.choice import PHASES, NetChoice, weight_files
 
 
 def add_net_options(parser: argparse.ArgumentParser, phase: str = "TEST") -> None:
     """Declare --phase (by default `phase`), the state and the input shapes."""
     parser.add_argument(
-        "--phase", choices=["TRAIN", "TEST"], default=phase, help=f"default: {phase}"
+        "--phase", type=str.upper, choices=PHASES, default=phase, help=f"default: {phase}"
     )
     add_state_options(parser)
     add_shape_option(parser)
@@ -65,7 +65,7 @@ def net_choice(args: argparse.Namespace, phase: str = "TEST", may_write: bool = 
     given = vars(args)
     return NetChoice(
         args.net,
-        phase=given.get("phase", phase),
+        phase=given.get("phase") or phase,
         level=given.get("level", 0),
         stages=tuple(given.get("stage", ())),
         weights=weight_files(given.get("weights")),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from converters.command_line.progress import tell
@@ -44,6 +44,11 @@ class HelpFormatter(argparse.HelpFormatter):
         return "\n".join(filled[:-1])
 
 
+def completed(action: argparse.Action, names: Iterable[str]) -> None:
+    """Let a shell complete the value of an argument, which may be another one, by `names`."""
+    vars(action)["completer"] = lambda **asked: list(names)
+
+
 class CommandParser(argparse.ArgumentParser):
     """A command's options. What they say together is checked by `afterwards`."""
 
@@ -51,11 +56,19 @@ class CommandParser(argparse.ArgumentParser):
         settings.setdefault("formatter_class", HelpFormatter)
         super().__init__(**settings)
         self.given: list[str] = []
+        self._scattered = False
         self._afterwards: list[Callable[[argparse.Namespace], None]] = []
 
     def afterwards(self, check: Callable[[argparse.Namespace], None]) -> None:
         """Call `check` with what was parsed; it may change it, call `error`, or raise."""
         self._afterwards.append(check)
+
+    def allow_scattered(self) -> None:
+        """Take positional arguments, of one list, between options too: `plot a.log --table b.png`.
+
+        argparse gives the list all of its first stretch, and refuses the others.
+        """
+        self._scattered = True
 
     def without_effect(
         self, why: str, switches: Sequence[str] = (), settings: Sequence[str] = ()
@@ -83,6 +96,8 @@ class CommandParser(argparse.ArgumentParser):
     ) -> tuple[argparse.Namespace, list[str]]:
         """As argparse, after Caffe's ways to write a flag were brought to ours."""
         self.given = list(self._spelled(sys.argv[1:] if args is None else args))
+        if self._scattered:
+            self.given = self._options_first(self.given)
         parsed, rest = super().parse_known_args(self.given, namespace)
         idle: dict[str, list[str]] = vars(parsed).pop(_IDLE, {})
         for why, flags in idle.items():
@@ -104,6 +119,26 @@ class CommandParser(argparse.ArgumentParser):
             meant = f"; did you mean {near[0]}?" if near else ""
             self.error(f"unrecognized arguments: {' '.join(rest)}{meant}")
         return parsed
+
+    def _options_first(self, arguments: Sequence[str]) -> list[str]:
+        """Options with their values, then the rest; unchanged where an option is not known."""
+        options: list[str] = []
+        others: list[str] = []
+        rest = iter(arguments)
+        for argument in rest:
+            if argument == "--":
+                others += [argument, *rest]
+            elif not argument.startswith("-") or argument == "-":
+                others.append(argument)
+            else:
+                name, equals, _ = argument.partition("=")
+                action = self._option_string_actions.get(name)
+                if action is None or action.nargs not in (None, 0):
+                    return list(arguments)
+                options.append(argument)
+                if action.nargs is None and not equals:
+                    options += [value for value in [next(rest, None)] if value is not None]
+        return [*options, *others]
 
     def _spelled(self, arguments: Sequence[str]) -> Iterator[str]:
         """`arguments` with each flag in the form in which it was declared."""

@@ -148,6 +148,12 @@ def positive(text: str) -> int:
     return number
 
 
+PATHS = (
+    "relative paths: those of the command line and of outputs count from the working directory; "
+    "those that a file names likewise, as in Caffe, or else from that file's folder (docs/files.md)"
+)
+
+
 def command_parser(
     program: str,
     about: str | None,
@@ -156,7 +162,7 @@ def command_parser(
     example: str = "",
 ) -> CommandParser:
     """The parser of one command; its help ends with an example and the exit status."""
-    end = f"{exit_status}\n\nexample:\n  {example}" if example else exit_status
+    end = f"{PATHS}\n\n{exit_status}" + (f"\n\nexample:\n  {example}" if example else "")
     parser = CommandParser(prog=program, description=about, epilog=end)
     configure(parser)
     parser.without_effect(*GLOG)

@@ -66,7 +66,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--memory",
         type=positive,
         metavar="GIB",
-        help=f"the most memory that a net may take; default: {_SHARE:.0%} of what is free",
+        help=f"the most memory that a net may take; default: {_SHARE:g} of what is free",
     )
     add_python_option(parser)
 
@@ -161,7 +161,7 @@ def _work(job: _Job) -> Iterator[_Line | _Begun]:
         limit_growth(job.memory)
         for line in _check(job):
             for note in dict.fromkeys(notes):
-                yield _Line(_NOTE, note.replace(f"{job.path}:", "line ", 1), False)
+                yield _Line(_NOTE, note.removeprefix(f"{job.path}: "), False)
             notes.clear()
             yield line
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from converters.command_line.parser import completed
 from converters.command_line.progress import TerminalReporter
 from converters.datasets.build import build
 from converters.datasets.registry import DATASETS, Dataset
@@ -14,11 +15,10 @@ from converters.errors import DataError
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the command's arguments; each set's own option is listed with the set."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = "data sets:\n" + "\n".join(
-        f"  {dataset.name:14} {dataset.summary}" for dataset in DATASETS.values()
-    )
-    parser.add_argument("dataset", metavar="DATASET", help="one of the data sets below")
+    summaries = "\n".join(f"  {one.name:14} {one.summary}" for one in DATASETS.values())
+    parser.epilog = f"data sets:\n{summaries}\n\n{parser.epilog}"
+    dataset = parser.add_argument("dataset", metavar="DATASET", help="one of the data sets below")
+    completed(dataset, DATASETS)
     parser.add_argument(
         "--source", type=Path, metavar="PATH", help="folder (or file) with the official archives"
     )

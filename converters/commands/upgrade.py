@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from pathlib import Path
 
 from google.protobuf.message import DecodeError, Message
 
-from converters.errors import PrototxtError, WeightsError
+from converters.errors import OutputError, PrototxtError, WeightsError
 from converters.formats.input_files import require_regular_file
 from converters.formats.whole_files import written_beside
 from converters.proto import caffe_pb2 as pb
@@ -29,6 +30,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Upgrade IN to OUT; say what it was."""
+    if os.path.exists(args.target) and os.path.samefile(args.source, args.target):
+        raise OutputError(f"{args.target}: would replace IN itself; name another OUT")
     upgraded, binary = read_upgraded(args.source)
     content = upgraded.SerializeToString() if binary else encoded(to_text(upgraded))
     with written_beside(args.target) as partial:

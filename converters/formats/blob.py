@@ -1,7 +1,8 @@
 """BlobProto: an array in a protobuf message, read and written as packed bytes.
 
 The shape is `shape`, or in old files num, channels, height and width, which win; a message with
-neither is a scalar. `double_data` wins over `data`. Source: Caffe blob.cpp (FromProto, ToProto).
+neither is a scalar. `double_data` wins over `data`, and both over NVCaffe's `raw_data`. Source:
+Caffe blob.cpp (FromProto, ToProto), NVIDIA/caffe blob.cpp.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ _LEGACY_DIMS = tuple(_FIELDS[name].number for name in ("num", "channels", "heigh
 _SHAPE, _DATA, _DIFF, _DOUBLE_DATA = (
     _FIELDS[name].number for name in ("shape", "data", "diff", "double_data")
 )
+_RAW_TYPE, _RAW = (_FIELDS[name].number for name in ("raw_data_type", "raw_data"))
+_RAW_TYPES: dict[int, str] = {pb.DOUBLE: "<f8", pb.FLOAT: "<f4", pb.FLOAT16: "<f2"}
 
 
 class Blob(NamedTuple):
@@ -57,6 +60,8 @@ def decode_blob(wire: WireFile, within: Field | None = None, place: str = "") ->
     shape: list[int] = []
     data: list[npt.NDArray[Any]] = []
     doubles: list[npt.NDArray[Any]] = []
+    raw: list[Field] = []
+    raw_type: int = pb.DOUBLE
     at, end = wire.bounds(within)
     while at < end:
         field = wire.field(at, end)
@@ -69,6 +74,14 @@ def decode_blob(wire: WireFile, within: Field | None = None, place: str = "") ->
             at = wire.numbers(field, end, "<f4", data)
         elif field.number == _DOUBLE_DATA:
             at = wire.numbers(field, end, "<f8", doubles)
+        elif field.number == _RAW_TYPE and field.wire == VARINT:
+            raw_type = field.value
+        elif field.number == _RAW and field.wire == BYTES:
+            raw = [field]
+    if raw and not data and not doubles:
+        if raw_type not in _RAW_TYPES:
+            raise wire.fail(f"{place and f'{place}: '}raw_data of type {raw_type}, not 0 to 2")
+        wire.numbers(raw[0], end, _RAW_TYPES[raw_type], data)
     if legacy:
         shape = [legacy.get(number, 0) for number in _LEGACY_DIMS]
     parts = doubles or data

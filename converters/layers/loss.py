@@ -95,6 +95,10 @@ class Loss(Layer):
 class NormalizedLoss(Loss):
     """A loss that reads loss_param: what its sum is divided by, and which label is left out."""
 
+    of_forks: ClassVar[tuple[str, ...]] = (
+        "loss_param.pre_fixed_normalizer",
+        "loss_param.normalization.PRE_FIXED",
+    )
     normalization: int
     ignored_label: int | None
 
@@ -115,11 +119,12 @@ class NormalizedLoss(Loss):
         total = losses.sum()
         if self.normalization == pb.LossParameter.VALID and counted is not None:
             return total / counted.sum().clamp(min=1)
-        normalizers: dict[int, int] = {
+        normalizers: dict[int, float] = {
             pb.LossParameter.VALID: losses.numel(),
             pb.LossParameter.FULL: losses.numel(),
             pb.LossParameter.BATCH_SIZE: outer,
             pb.LossParameter.NONE: 1,
+            pb.LossParameter.PRE_FIXED: self.param.loss_param.pre_fixed_normalizer,
         }
         return total / max(1, normalizers[self.normalization])
 
@@ -156,28 +161,60 @@ class _LabelLoss(NormalizedLoss):
 class SoftmaxWithLoss(_LabelLoss):
     """-Σ log max(softmax(x)[label], FLT_MIN) / normalizer; an optional second top is the softmax.
 
-    Source: Caffe layers/softmax_loss_layer.cpp.
+    SegNet's `weight_by_label_freqs` multiplies each position's loss by its label's value in
+    `class_weighting`; the normalizer stays. Sources: Caffe and alexgkendall/caffe-segnet,
+    layers/softmax_loss_layer.cpp.
     """
 
+    of_forks = (
+        *NormalizedLoss.of_forks,
+        "loss_param.weight_by_label_freqs",
+        "loss_param.class_weighting",
+    )
     ignored = {"softmax_param.engine": ENGINE}
     differences = f"{LABELS}; a second top works, with a loss_weight for each; Caffe stops at it"
 
     def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
         self.read_loss_param()
+        param = self.param.loss_param
+        self._weights = list(param.class_weighting) if param.weight_by_label_freqs else None
+        self._kept: dict[Any, Tensor] = {}
         return ()
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        return self.shape_tops(bottoms, self.param.softmax_param.axis)
+        tops = self.shape_tops(bottoms, self.param.softmax_param.axis)
+        classes = bottoms[0][self.along]
+        if self._weights is not None and len(self._weights) != classes:
+            raise self.error(
+                f"weight_by_label_freqs needs a class_weighting for each of the {classes} classes "
+                f"of {self.bottom_name(0)} {bottoms[0]}, not {len(self._weights)}"
+            )
+        return tops
 
-    def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
-        scores = self.flat(bottoms[0])
+    def losses(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The losses (outer, 1, inner), 0 where a label does not count, and which count."""
+        scores = self.flat(x)
         outer, classes = scores.shape[:2]
-        labels = bottoms[1].reshape(outer, 1, -1)
-        index, counted = class_indices(self, labels, classes, self.ignored_label)
+        index, counted = class_indices(
+            self, labels.reshape(outer, 1, -1), classes, self.ignored_label
+        )
         own = F.log_softmax(scores, 1).gather(1, index)
         log_p: Tensor = gradients.Floor.apply(own, math.log(FLT_MIN))  # type: ignore[no-untyped-call]
         losses = -log_p if counted is None else torch.where(counted, -log_p, 0)
-        return self.with_softmax(self.normalized(losses, outer, counted), bottoms[0])
+        if self._weights is not None:
+            losses = losses * self._weights_for(scores)[index]
+        return losses, counted
+
+    def _weights_for(self, scores: Tensor) -> Tensor:
+        """The classes' weights, copied once to each device, as `InfogainLoss`'s matrix."""
+        key = (scores.device, scores.dtype)
+        if key not in self._kept:
+            self._kept[key] = scores.new_tensor(self._weights)
+        return self._kept[key]
+
+    def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
+        losses, counted = self.losses(bottoms[0], bottoms[1])
+        return self.with_softmax(self.normalized(losses, len(losses), counted), bottoms[0])
 
 
 @register("Accuracy", "accuracy_param")
@@ -388,12 +425,12 @@ class InfogainLoss(_LabelLoss):
         if self.param.loss_param.HasField("normalize"):
             raise self.error("loss_param.normalize is not accepted here; give normalization")
         self.read_loss_param()
-        self._values: list[float] | None = None
+        self.values: list[float] | None = None
         self._matrices: dict[Any, Tensor] = {}
         if len(bottoms) == 2:
             if not self.param.infogain_loss_param.HasField("source"):
                 raise self.error("needs infogain_loss_param { source: … } or a third bottom")
-            self._values = self._read(self.param.infogain_loss_param.source)
+            self.values = self._read(self.param.infogain_loss_param.source)
         return ()
 
     def _read(self, source: str) -> list[float]:
@@ -409,8 +446,8 @@ class InfogainLoss(_LabelLoss):
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         tops = self.shape_tops(bottoms, self.param.infogain_loss_param.axis)
         classes = bottoms[0][self.along]
-        given = self._values is not None
-        size = math.prod(bottoms[2]) if self._values is None else len(self._values)
+        given = self.values is not None
+        size = math.prod(bottoms[2]) if self.values is None else len(self.values)
         if size != classes * classes:
             name = (
                 self.param.infogain_loss_param.source
@@ -427,7 +464,7 @@ class InfogainLoss(_LabelLoss):
         """H of the file, copied once to each device: a copy per forward stops CUDA graphs."""
         key = (scores.device, scores.dtype)
         if key not in self._matrices:
-            self._matrices[key] = scores.new_tensor(self._values)
+            self._matrices[key] = scores.new_tensor(self.values)
         return self._matrices[key]
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -435,7 +472,7 @@ class InfogainLoss(_LabelLoss):
         outer, classes, inner = scores.shape
         labels = bottoms[1].reshape(outer, inner)
         index, counted = class_indices(self, labels, classes, self.ignored_label)
-        matrix = self._matrix(scores) if self._values is not None else bottoms[2].detach()
+        matrix = self._matrix(scores) if self.values is not None else bottoms[2].detach()
         # index_select checks its bounds on every device; matrix[index] would wrap negative labels.
         rows = matrix.reshape(classes, classes).index_select(0, index.flatten())
         rows = rows.reshape(outer, inner, classes).transpose(1, 2)

@@ -104,7 +104,7 @@ def _in_memorys_order(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1) if x.stride(1) == 1 else x
 
 
-def _torch_has_the_windows(size: Sequence[int], w: PoolingWindows, out: tuple[int, int]) -> bool:
+def torch_has_windows(size: Sequence[int], w: PoolingWindows, out: tuple[int, int]) -> bool:
     """Whether torch pools in Caffe's windows: pads up to half a kernel, and none outside."""
     axes = zip(size, w.kernel, w.stride, w.pad, out)
     return all(2 * p <= k and (o - 1) * s < n + p for n, k, s, p, o in axes)
@@ -115,7 +115,7 @@ def _maxima(
 ) -> tuple[Tensor, Tensor]:
     """torch's maxima in Caffe's windows, and their indices h·W + w; padding is `least`."""
     height, width = x.shape[2:]
-    if _torch_has_the_windows((height, width), w, out):
+    if torch_has_windows((height, width), w, out):
         return F.max_pool2d(
             x, w.kernel, w.stride, w.pad, ceil_mode=not w.floor, return_indices=True
         )
@@ -318,7 +318,7 @@ class SPP(Layer):
         param = self.param.spp_param
         return f"{pb.SPPParameter.PoolMethod.Name(param.pool)}, {param.pyramid_height} levels"
 
-    def _levels(self, size: tuple[int, int]) -> list[PoolingWindows]:
+    def levels(self, size: tuple[int, int]) -> list[PoolingWindows]:
         levels = []
         empty = self.param.spp_param.pool == pb.SPPParameter.MAX
         for level in range(self.param.spp_param.pyramid_height):
@@ -343,7 +343,7 @@ class SPP(Layer):
                 f"bottom {self.bottom_name(0)} {bottoms[0]} must have 4 axes (N, C, H, W)"
             )
         n, channels, height, width = bottoms[0]
-        sizes = [pooled_size(self, (height, width), w) for w in self._levels((height, width))]
+        sizes = [pooled_size(self, (height, width), w) for w in self.levels((height, width))]
         if len(sizes) == 1:
             return [(n, channels, *sizes[0])]
         return [(n, sum(channels * h * w for h, w in sizes))]
@@ -355,7 +355,5 @@ class SPP(Layer):
             pb.SPPParameter.AVE: lambda w: average_pool(self, x, w),
             pb.SPPParameter.STOCHASTIC: lambda w: stochastic_pool(self, x, w, state.training),
         }
-        levels = [
-            pool[self.param.spp_param.pool](w) for w in self._levels((x.shape[2], x.shape[3]))
-        ]
+        levels = [pool[self.param.spp_param.pool](w) for w in self.levels((x.shape[2], x.shape[3]))]
         return levels[0] if len(levels) == 1 else torch.cat([y.flatten(1) for y in levels], 1)

@@ -35,7 +35,8 @@ class BlobSpec:
 
     `name` is the blob's in a state_dict. `trained` is False for statistics that the layer itself
     keeps (BatchNorm), and `neutral` is what makes those pass values as they are; `values` come in
-    the filler's place where a Python layer fills its blobs itself.
+    the filler's place where a Python layer fills its blobs itself. `also` are the shapes under
+    which other forks' weights have the blob.
     """
 
     name: str
@@ -44,6 +45,7 @@ class BlobSpec:
     trained: bool = True
     neutral: float | None = None
     values: np.ndarray | None = field(default=None, compare=False)
+    also: tuple[Shape, ...] = ()
 
 
 def extent(sizes: Sequence[int]) -> str:

@@ -68,32 +68,40 @@ def near_types(name: str, known: Collection[str]) -> list[str]:
 
 
 def require_known(layers: Iterable[pb.LayerParameter], known: Collection[str], source: str) -> None:
-    """Raise if a type is not in `known`; the error has all of them.
+    """Raise if a type is not in `known`.
 
     Raises:
-        NetError: the first layer's, what it may mean or whose fork it is of; then the other types.
+        NetError: as `unknown_types`.
     """
+    if words := unknown_types(layers, known):
+        raise NetError(f"{source}: {words}")
+
+
+def unknown_types(layers: Iterable[pb.LayerParameter], known: Collection[str]) -> str:
+    """Of the types that are not in `known`, what each may mean or whose it is; "" without any."""
     unknown: dict[str, list[str]] = {}
     for layer in layers:
         if layer.type not in known:
             unknown.setdefault(layer.type, []).append(layer.name)
     if not unknown:
-        return
+        return ""
     (first, names), *others = unknown.items()
-    again = f" (and {len(names) - 1} more layers)" if len(names) > 1 else ""
     words = (
-        f'{source}: layer "{_cut(names[0])}"{again}: unknown layer type "{_cut(first)}"; '
+        f'layer "{_cut(names[0])}"{_more(names)}: unknown layer type "{_cut(first)}"; '
         f"{_hint(first, known)}"
     )
     if others:
         told = [
-            f'"{_cut(name)}" (layer "{_cut(layers[0])}"'
-            f"{f' and {len(layers) - 1} more' if len(layers) > 1 else ''}; {_hint(name, known)})"
-            for name, layers in others[:MOST]
+            f'"{_cut(name)}" (layer "{_cut(names[0])}"{_more(names)}; {_hint(name, known)})'
+            for name, names in others[:MOST]
         ]
         more = f" and {len(others) - MOST} more" if len(others) > MOST else ""
         words += f"; unknown too: {', '.join(told)}{more}"
-    raise NetError(words)
+    return words
+
+
+def _more(names: list[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
 
 
 def _hint(name: str, known: Collection[str]) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 
 from converters.errors import NetError, ShapeError
 from converters.layers import bind_torch
+from converters.nearest import known_names
 from converters.net.blobs import BlobStore
 from converters.net.choice import NetChoice, Weights, weight_files
 from converters.net.frozen import Frozen, freeze
@@ -45,7 +46,8 @@ def load_net(
 
     Args:
         path: a net prototxt, of any age.
-        phase: "TRAIN" or "TEST"; `level` and `stages` choose layers by their include rules.
+        phase: "TRAIN" or "TEST", in small letters too; `level` and `stages` choose layers by their
+            include rules.
         weights: a .caffemodel or .caffemodel.h5, or several, loaded in turn by layer name.
         strict: a layer with blobs that no weights file has is an error; otherwise the log names it.
         input_shapes: shapes by blob name; they win over the file's, and replace absent data files.
@@ -212,9 +214,8 @@ class CaffeNet(nn.Module):
         """Raise ShapeError for a name that no blob has."""
         unknown = [name for name in names if name not in self.plan.values]
         if unknown:
-            raise ShapeError(
-                f'{self.plan.source}: no blob "{unknown[0]}"; blobs: {", ".join(self.plan.values)}'
-            )
+            meant = known_names(unknown[0], self.plan.values, "blobs:")
+            raise ShapeError(f'{self.plan.source}: no blob "{unknown[0]}"{meant}')
 
     def loss(self, inputs: Inputs = None, **named: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """Σ loss_weight · Σ top over all weighted tops, differentiable, and the net's outputs.

@@ -12,12 +12,14 @@ from functools import cached_property
 from pathlib import Path
 
 from converters.environment import Environment
+from converters.errors import NetError
 from converters.formats.caffemodel import stored_layers
 from converters.layers.registry import Shape
 from converters.proto import caffe_pb2 as pb
 from converters.prototxt.net_rules import filter_net
 from converters.prototxt.text import read_net
 
+PHASES = ("TRAIN", "TEST")
 Weights = str | Path | Sequence[str | Path] | None
 
 
@@ -42,6 +44,17 @@ class NetChoice:
     input_shapes: Mapping[str, Shape] = field(default_factory=dict)
     allow_python_layers: bool = False
     may_write: bool = True
+
+    def __post_init__(self) -> None:
+        """Take a phase in small letters, as PyTorch's users write it.
+
+        Raises:
+            NetError: another phase.
+        """
+        phase = str(self.phase).upper()
+        if phase not in PHASES:
+            raise NetError(f"{self.source}: phase {self.phase!r} is neither 'TRAIN' nor 'TEST'")
+        object.__setattr__(self, "phase", phase)
 
     def read(self) -> pb.NetParameter:
         """The net in today's form, all its layers.

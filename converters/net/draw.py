@@ -282,6 +282,8 @@ def _lane(x: float, boxes: list[Box]) -> float:
     margin = COLUMN_GAP / 3
     sides = [side for b in boxes for side in (b.x - margin, b.x + b.width + margin)]
     free = [
-        side for side in (x, *sides) if not any(box.x < side < box.x + box.width for box in boxes)
+        side
+        for side in (x, *sides)
+        if not any(b.x - margin < side < b.x + b.width + margin for b in boxes)
     ]
     return min(free, key=lambda side: abs(side - x))

@@ -66,17 +66,17 @@ def _draw(axes: Any, picture: Picture, scale: float) -> None:
         )
 
     for edge in picture.edges:
-        axes.add_patch(patches.PathPatch(_path(edge), edgecolor=EDGE, **line))
+        axes.add_artist(patches.PathPatch(_path(edge), edgecolor=EDGE, **line))
         x, y = edge[-1]
         tip = ((x, y), (x - _TIP / 2, y - _TIP), (x + _TIP / 2, y - _TIP))
-        axes.add_patch(patches.Polygon(tip, facecolor=EDGE, linewidth=0))
+        axes.add_artist(patches.Polygon(tip, facecolor=EDGE, linewidth=0))
     for box in picture.boxes:
         for index, (stripe, top, height) in enumerate(box.stripes()):
             place = ((box.x, top), box.width, height)
-            axes.add_patch(patches.Rectangle(*place, facecolor=stripe.colour, linewidth=0))
+            axes.add_artist(patches.Rectangle(*place, facecolor=stripe.colour, linewidth=0))
             write(box.x + PADDING, box.baseline(index), stripe.text, FONT)
         place = ((box.x, box.y), box.width, box.height)
-        axes.add_patch(patches.Rectangle(*place, edgecolor=OUTLINE, **line))
+        axes.add_artist(patches.Rectangle(*place, edgecolor=OUTLINE, **line))
     write(10, 18, picture.title, TITLE_FONT)
 
 

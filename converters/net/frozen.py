@@ -5,6 +5,7 @@ It holds while the blobs it was made of are what they were (`converters.net.watc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -50,7 +51,7 @@ def straight(module: fx.GraphModule) -> Callable[..., tuple[Tensor, ...]]:
     """
     names = {node: f"v{number}" for number, node in enumerate(module.graph.nodes)}
     last = {node: max([*node.users, node]) for node in module.graph.nodes}
-    calls: dict[str, Any] = {}
+    calls: dict[str, Any] = {"inf": math.inf, "nan": math.nan}  # as repr writes them
     inputs, lines = [], []
     for node in module.graph.nodes:
         words = [_word(argument, names) for argument in node.args]

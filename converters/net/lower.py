@@ -6,7 +6,7 @@ import builtins
 import keyword
 import operator
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -64,13 +64,13 @@ def lower(plan: NetPlan, layers: Layers, variant: Variant) -> fx.GraphModule:
     return module
 
 
-def arguments(blobs: Iterable[str]) -> list[str]:
-    """A Python name for each blob: its own where that is one, all different."""
+def arguments(blobs: Iterable[str], reserved: Collection[str] = ()) -> list[str]:
+    """A Python name for each blob: its own where that is one, all different, none `reserved`."""
     names: dict[str, int] = {}  # each with the number that its next namesake tries
     for blob in blobs:
         # ASCII: Python takes some letters for others, and some that \w matches for none.
         name = re.sub(r"\W", "_", blob, flags=re.ASCII)
-        if keyword.iskeyword(name) or hasattr(builtins, name) or name in _RESERVED:
+        if keyword.iskeyword(name) or hasattr(builtins, name) or name in {*_RESERVED, *reserved}:
             name = f"{name}_"
         name = name if name.isidentifier() else f"blob_{name}"
         unique = name

@@ -17,10 +17,11 @@ from converters.environment import Environment
 from converters.errors import CaffeError, NetError, ShapeError
 from converters.layers import LAYERS, Layer, make_layer
 from converters.layers.meanings import Meanings
-from converters.layers.registry import BlobSpec, Shape
-from converters.layers.unknown import MOST, nearest, require_known
+from converters.layers.registry import MEANINGS, BlobSpec, Shape
+from converters.layers.unknown import MOST, nearest, unknown_types
 from converters.net.choice import NetChoice
 from converters.proto import caffe_pb2 as pb
+from converters.proto.foreign import FIELDS_OTHERWISE
 from converters.proto.forks import Foreign, foreign
 
 AUTOMATIC_TOP = "(automatic)"
@@ -153,13 +154,39 @@ def _check_forks(layer: Layer) -> None:
             raise layer.error(_not_computed(unknown))
 
 
-def _check_net(net: pb.NetParameter, source: str) -> None:
-    for unknown in foreign(net, deep=False):
-        raise NetError(f"{source}: {_not_computed(unknown)}")
+def _check_all(net: pb.NetParameter, source: str) -> None:
+    """Refuse what is not here of forks, or of nobody: types and settings, all of them at once.
+
+    Where a type has several meanings, one that knows a setting is enough here; what the chosen one
+    says of it, `_check_forks` asks.
+    """
+    settings = [("", unknown) for unknown in foreign(net, deep=False)]
+    for param in net.layer:
+        classes = MEANINGS.get(param.type) or [LAYERS[param.type]] if param.type in LAYERS else []
+        claimed = {path for cls in classes for path in (*cls.of_forks, *cls.ignored)}
+        for name in {name: None for cls in classes for name in cls.params}:
+            settings += [
+                (f'layer "{param.name}" ({param.type}): ', unknown)
+                for unknown in foreign(getattr(param, name), claimed, f"{name}.")
+            ]
+    told = [words] if (words := unknown_types(net.layer, LAYERS)) else []
+    if settings:
+        (place, first), *others = settings
+        words = f"{place}{_not_computed(first)}"
+        if others:
+            names = [f"{where}{one.path} (of {one.fork})" for where, one in others[:MOST]]
+            more = f" and {len(others) - MOST} more" if len(others) > MOST else ""
+            words += f"; nor {'are' if len(others) > 1 else 'is'} {', '.join(names)}{more}"
+        told.append(words)
+    if told:
+        raise NetError(f"{source}: {'; '.join(told)}")
 
 
 def _not_computed(unknown: Foreign) -> str:
-    return f"{unknown.path} is a setting of the fork {unknown.fork} that is not computed here"
+    otherwise = FIELDS_OTHERWISE.get(unknown.path.rpartition(".")[2])
+    return f"{unknown.path} is a setting of the fork {unknown.fork} that is not computed here" + (
+        f" (Caffe's own way: {otherwise})" if otherwise else ""
+    )
 
 
 def plan_net(choice: NetChoice) -> NetPlan:
@@ -169,8 +196,7 @@ def plan_net(choice: NetChoice) -> NetPlan:
         PrototxtError, NetError, ShapeError: what Caffe refuses, named by file, layer and value.
     """
     net = choice.filtered()
-    require_known(net.layer, LAYERS, choice.source)
-    _check_net(net, choice.source)
+    _check_all(net, choice.source)
     plan = NetPlan(choice, net)
     wiring = _Wiring(plan, {name: tuple(shape) for name, shape in choice.input_shapes.items()})
     for param in net.layer:

@@ -159,7 +159,9 @@ def _copy(
             f"{source} needs {expected}"
         )
     for place, (blob, index) in enumerate(zip(stored.blobs, stored.positions)):
-        if index >= expected or not stored.fits(place, shapes[index]):
+        if index >= expected or not any(
+            stored.fits(place, shape) for shape in (shapes[index], *position.blobs[index].also)
+        ):
             needed = shapes[index] if index < expected else "no such blob"
             raise WeightsError(
                 f'{path}: layer "{stored.name}" blob {index} has shape {tuple(blob.shape)}, '

@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, NoReturn, cast
 
-from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from converters.layers import LAYERS
 from converters.layers.unknown import MOST, near_types, nearest
 from converters.proto import caffe_pb2 as pb
 from converters.proto import foreign
+from converters.proto.forks import fork_of, fork_of_value
 from converters.proto.legacy import V1_TYPES
 from converters.prototxt.strangers import quoted, stranger, unfilled
 from converters.reporting import shortened
@@ -73,7 +74,9 @@ class Diagnosis(NamedTuple):
 def diagnose(text: str, message: Message) -> Diagnosis | None:
     """Why `text` is none of what `message` holds; None if nothing is found."""
     place = _Lines(text).place
-    if (finding := stranger(text)) is not None:
+    # A broken label map is one still, to whoever reads label maps.
+    finding = None if isinstance(message, pb.LabelMap) else stranger(text)
+    if finding is not None:
         return Diagnosis(*place(finding.offset), finding.words)
     reader = _Reader(text, message)
     template = unfilled(text)
@@ -82,14 +85,14 @@ def diagnose(text: str, message: Message) -> Diagnosis | None:
     return reader.diagnosis()
 
 
-def without_idle_fields(text: str, message: Message) -> tuple[str, dict[str, int]]:
-    """The text with blanks for a fork's solver fields without effect, and those fields' lines."""
-    idle: dict[str, int] = {}
+def without_idle_fields(text: str, message: Message) -> tuple[str, list[str]]:
+    """The text with blanks for solver fields without effect that the schema lacks, and these."""
+    idle: list[str] = []
     if isinstance(message, pb.SolverParameter):
         reader = _Reader(text, message)
         for name, start, end in reader.unknown:
             if name in foreign.SOLVER_WITHOUT_EFFECT:
-                idle[name] = reader.place(start)[0]
+                idle.append(name)
                 text = text[:start] + re.sub(r"[^\n]", " ", text[start:end]) + text[end:]
     return text, idle
 
@@ -158,7 +161,6 @@ class _Foreign(NamedTuple):
 _PLURALS = {
     "type": ("layer type", "layer types"),
     "field": ("field", "fields"),
-    "value": ("value", "values"),
 }
 
 
@@ -346,9 +348,9 @@ class _Reader:
 
     def _instead(self, message: Descriptor, name: str, here: _Open) -> str:
         """What to write instead of a field that nobody has."""
-        fields = message.fields_by_name
+        fields = [known.name for known in message.fields if not fork_of(known)]
         plain = re.sub(r"[_-]", "", name.lower())
-        same = {re.sub("_", "", known.lower()): known for known in fields}
+        same = {re.sub("_", "", known.lower()): known for known in message.fields_by_name}
         for spelling in (plain, plain.removesuffix("s"), plain + "s"):
             if spelling in same:
                 return f"Did you mean {same[spelling]}?"
@@ -401,13 +403,6 @@ class _Reader:
         else:
             hint = f"did you mean {' or '.join(near)}?"
             self._problem(token, f"unknown layer type {token.text}; {hint}")
-
-    def foreign_value(self, token: _Token, enum: EnumDescriptor) -> bool:
-        """Whether an enum's value is a fork's; then it is noted."""
-        forks = foreign.forks_with_value(enum.full_name.partition(".")[2], token.text)
-        if forks:
-            self.foreign.append(_Foreign(token.offset, "value", token.text, forks))
-        return bool(forks)
 
     # How it is told ------------------------------------------------------------------------------
 
@@ -497,7 +492,7 @@ def _enum(reader: _Reader, known: FieldDescriptor, token: _Token) -> str:
     enum = known.enum_type
     if enum is None:
         return ""
-    values = list(enum.values_by_name)
+    values = [one.name for one in enum.values if not fork_of_value(one)]
     name = token.text.strip("\"'")
     if (
         token.kind == "number"
@@ -505,7 +500,7 @@ def _enum(reader: _Reader, known: FieldDescriptor, token: _Token) -> str:
         and int(name, 0) in enum.values_by_number
     ):
         return ""
-    if token.kind == "word" and (name in values or reader.foreign_value(token, enum)):
+    if token.kind == "word" and name in enum.values_by_name:
         return ""
     if known.containing_type is pb.V1LayerParameter.DESCRIPTOR and name in V1_TYPES.values():
         old = next(old for old, new in V1_TYPES.items() if new == name)

@@ -7,6 +7,7 @@ becomes. Importing this module costs protobuf alone.
 from __future__ import annotations
 
 import logging
+import os
 import re
 from pathlib import Path
 from typing import TypeVar
@@ -18,6 +19,7 @@ from converters.errors import PrototxtError
 from converters.formats.input_files import require_regular_file
 from converters.proto import caffe_pb2 as pb
 from converters.proto.foreign import SOLVER_WITHOUT_EFFECT, forks_with_field
+from converters.proto.forks import fork_of, idle
 from converters.prototxt.kind import is_net, is_solver, net_of_solver
 from converters.prototxt.strangers import COMMENT_OR_STRING
 from converters.raw_text import decoded
@@ -45,26 +47,26 @@ def parse_text(text: str, message: AnyMessage, source: str) -> AnyMessage:
         # Imported late: it knows the layer types, and few files are broken.
         from converters.prototxt.diagnosis import without_idle_fields
 
-        kept, idle = without_idle_fields(text, message)
-        if not idle:
+        kept, idle_fields = without_idle_fields(text, message)
+        if not idle_fields:
             raise PrototxtError(_why(text, message, source, error)) from error
         message.Clear()
         parse_text(kept, message, source)
-        for name, line in idle.items():
-            _tell_idle(f"{source}:{line}", name)
+        for name in idle_fields:
+            _tell_idle(source, name, forks_with_field("SolverParameter", name)[0])
+        return message
     except (RecursionError, ValueError, OverflowError) as error:
         raise PrototxtError(f"{source}: {error}") from error
     if isinstance(message, pb.SolverParameter):
         for entry, _ in message.ListFields():
-            if entry.name in SOLVER_WITHOUT_EFFECT:
-                _tell_idle(source, entry.name)
+            if entry.name in SOLVER_WITHOUT_EFFECT or idle(entry):
+                _tell_idle(source, entry.name, f"{fork_of(entry)}'s", idle(entry))
     return message
 
 
-def _tell_idle(place: str, name: str) -> None:
-    whose = forks_with_field("SolverParameter", name)[0]
-    reason = SOLVER_WITHOUT_EFFECT[name]
-    log.warning("%s: %s, of %s fork, has no effect here: %s", place, name, whose, reason)
+def _tell_idle(source: str, name: str, whose: str, reason: str = "") -> None:
+    reason = reason or SOLVER_WITHOUT_EFFECT[name]
+    log.warning("%s: %s, of %s fork, has no effect here: %s", source, name, whose, reason)
 
 
 # What C++'s tokenizer takes; runs of numbers are one match, because together they may be UTF-8.
@@ -147,12 +149,21 @@ _FILES = (
 )
 
 
+_TEXT = re.compile(r"[\n{]|\w\s*:\s")
+"""What prototxts have, and names of files have not."""
+
+
 def read_text(path: str | Path) -> str:
     """The text of a prototxt file, as `text_of`.
 
     Raises:
-        PrototxtError: there is none.
+        PrototxtError: there is none; or `path` is such a text itself.
     """
+    if _TEXT.search(str(path)) and not os.path.lexists(path):
+        raise PrototxtError(
+            f"{' '.join(str(path).split())[:40]} …: is a prototxt's text, not the name of a file; "
+            "converters.prototxt.text.parse_net reads a net's text"
+        )
     require_regular_file(path, PrototxtError)
     try:
         content = Path(path).read_bytes()

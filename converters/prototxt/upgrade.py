@@ -17,6 +17,7 @@ from converters.errors import PrototxtError
 from converters.layers import LAYERS
 from converters.proto import caffe_pb2 as pb
 from converters.proto.legacy import PADDING, V0_TYPES, V1_TYPES
+from converters.prototxt.alignment import align_crops
 
 log = logging.getLogger(__name__)
 
@@ -233,6 +234,7 @@ def _move_transforms(net: pb.NetParameter) -> None:
 
 
 def _upgrade_v1(net: pb.NetParameter, source: str) -> None:
+    crops = [i for i, old in enumerate(net.layers) if old.type == pb.V1LayerParameter.CROP]
     for old in net.layers:
         new = net.layer.add()
         for field in V1_COPIED:
@@ -248,6 +250,7 @@ def _upgrade_v1(net: pb.NetParameter, source: str) -> None:
             if descriptor.name.endswith("_param"):
                 _copy(old, new, descriptor.name)
     del net.layers[:]
+    align_crops(net.layer, crops, source)
 
 
 def _upgrade_inputs(net: pb.NetParameter, source: str) -> None:

@@ -206,6 +206,32 @@ class LmdbPages:
         if done < len(leaves):
             yield Extents(leaves.block, leaves.begins[done:], leaves.sizes[done:])
 
+    def places(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The leaf pages in key order, and the first record of each; raises as `leaves`."""
+        numbers = np.fromiter(
+            chain.from_iterable(self._leaf_numbers([self.meta.root], 1)), np.int64
+        )
+        before, firsts = 0, [np.empty(0, np.int64)]
+        for leaves in self.leaves():
+            firsts.append(leaves.firsts + before)
+            before += len(leaves)
+        return numbers, np.concatenate(firsts)
+
+    def value(self, page: int, index: int) -> Extents:
+        """The value of one record of a leaf page; raises as `leaves`."""
+        leaves = self._leaves([page])
+        self._require(np.array([index < len(leaves)]), [page], np.zeros(1, int), "a record is gone")
+        one = slice(index, index + 1)
+        some = Leaves(
+            leaves.block,
+            leaves.begins[one],
+            leaves.sizes[one],
+            leaves.key_sizes[one],
+            leaves.big[one],
+            np.zeros(1, np.int64),
+        )
+        return next(self.values(some))
+
     def _leaf_numbers(self, numbers: list[int], level: int) -> Iterator[list[int]]:
         """The leaf pages at or below the pages `numbers` of a level, which is the root's at 1."""
         if level == self.meta.depth:

@@ -14,6 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from converters.errors import DataError
 from converters.records.datum import Batch, RecordError
 from converters.records.extents import Extents, batched, decode, views
@@ -122,6 +125,22 @@ class LmdbReader:
             if self._pages.replaced():
                 raise self._changed()
             skip = 0
+
+    @cached_property
+    def _places(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        return self._pages.places()
+
+    def picked(self, positions: NDArray[np.int64]) -> list[Extents]:
+        """The records at these positions in key order, a part for each; raises as `values`."""
+        pages, firsts = self._places
+        at = np.searchsorted(firsts, positions, "right") - 1
+        found = [
+            self._pages.value(int(pages[page]), int(position - firsts[page]))
+            for position, page in zip(positions, at)
+        ]
+        if self._pages.changed():
+            raise self._changed()
+        return found
 
     def _leaves(self) -> Iterator[tuple[int, Leaves]]:
         """The leaves, each after the number of records before it; as many as are announced."""

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import singledispatch
 from pathlib import Path
 from typing import NamedTuple, TextIO, TypeVar
@@ -34,6 +34,7 @@ from gmnet_pt.log.events import (
     Speed,
     Start,
     Stop,
+    Timed,
 )
 from gmnet_pt.log.training_log import TrainingLog, open_to_append, write_line
 
@@ -211,19 +212,66 @@ def _reads(pattern: str) -> Callable[[Reader], Reader]:
 def parse_caffe_log(text: str) -> list[Event]:
     """The starts, resumptions, displays and tests in a log of Caffe's or ours, in order.
 
-    Lines of other kinds, and any prefix, are passed over; the older `Iteration 0, loss = 2.3` and
-    several runs in one file are understood. So are passed over lines that are longer than Caffe's,
-    or whose numbers are none.
+    Lines of other kinds, and any prefix, are passed over; the older `Iteration 0, loss = 2.3`, the
+    `Test score #0: 0.9` of 2014 and several runs in one file are understood. So are passed over
+    lines that are longer than Caffe's, or whose numbers are none.
     """
+    return [event for event, _ in timed_caffe_log(text)]
+
+
+def timed_caffe_log(text: str) -> list[Timed]:
+    """The events as `parse_caffe_log`, with their lines' times, which count from any year."""
     events: list[Event] = []
+    times: list[float | None] = []
+    clock = _Clock()
+    source = ""
     for line in text.splitlines():
+        # Of the train net's text, which comes first.
+        source = source or ("" if (found := _SOURCE.match(line)) is None else found[1])
         for pattern, reader in _READERS if len(line) <= _LONGEST_LINE else ():
             if match := pattern.search(line):
                 with suppress(ValueError, OverflowError):
                     reader(events, match)
+                if len(events) > len(times):
+                    times.append(clock.read(line))
+                    if isinstance(start := events[-1], Start):
+                        events[-1], source = replace(start, data=source), ""
                 break
     # A test that was cut off before its first result has nothing to say.
-    return [event for event in events if not _is_empty(event)]
+    return [Timed(*pair) for pair in zip(events, times, strict=True) if not _is_empty(pair[0])]
+
+
+_SOURCE = re.compile(r'\s+source: "(.{1,1000})"')
+_PREFIX = re.compile(r"[IWEF](\d{4})?(\d\d)(\d\d) (\d\d):(\d\d):(\d\d(?:\.\d+)?) ")
+
+
+class _Clock:
+    """The times of glog's prefixes, which newer ones give a year."""
+
+    def __init__(self) -> None:
+        self._passed = 0.0  # seconds of the years that ended within the log
+        self._last = 0.0
+
+    def read(self, line: str) -> float | None:
+        """Seconds since the beginning of 1970, or of some year; None without a prefix."""
+        match = _PREFIX.match(line)
+        if match is None:
+            return None
+        year, month, day, hour, minute = (int(part or 0) for part in match.groups()[:5])
+        try:
+            # Without a year, that of a leap year: every day of any other is one of its own.
+            moment = datetime(year or 2000, month, day, tzinfo=UTC).timestamp()
+        except ValueError:  # no such day
+            return None
+        moment += 3600 * hour + 60 * minute + float(match[6]) + self._passed
+        if moment < self._last - _YEAR / 2:
+            self._passed += _YEAR
+            moment += _YEAR
+        self._last = moment
+        return moment
+
+
+_YEAR = 366 * 86400.0
 
 
 def _is_empty(event: Event) -> bool:
@@ -245,7 +293,7 @@ def _(events: list[Event], match: re.Match[str]) -> None:
     events.append(Resume(match[1]))
 
 
-@_reads(rf"Iteration (\d+) \((\S+) iter/s, (\S+)s/(\d+) iters\), loss = {_NUMBER}")
+@_reads(rf"Iteration (\d+) \((\S+) iter/s, (\S+)s/(\d+) iters?\), loss = {_NUMBER}")
 def _(events: list[Event], match: re.Match[str]) -> None:
     seconds = float(match[3])
     speed = Speed(seconds, round(float(match[2]) * (seconds or 1)), _whole(match[4]))
@@ -265,14 +313,23 @@ def _(events: list[Event], match: re.Match[str]) -> None:
     _amend(events, Display, lambda show: replace(show, outputs=(*show.outputs, _output(match))))
 
 
-@_reads(rf"Iteration \d+, lr = {_NUMBER}")
+@_reads(rf"Iteration (\d+), lr = {_NUMBER}")
 def _(events: list[Event], match: re.Match[str]) -> None:
-    _amend(events, Display, lambda show: replace(show, rate=float(match[1])))
+    # In 2014 it stood before its loss: the latest display is then that of an earlier iteration.
+    if events and isinstance(show := events[-1], Display) and show.iteration == _whole(match[1]):
+        events[-1] = replace(show, rate=float(match[2]))
 
 
-@_reads(r"Iteration (\d+), Testing net \(#(\d+)\)")
+@_reads(r"Iteration (\d+), Testing net(?: \(#(\d+)\))?")
 def _(events: list[Event], match: re.Match[str]) -> None:
-    events.append(Scores(_whole(match[1]), _whole(match[2]), ()))
+    events.append(Scores(_whole(match[1]), _whole(match[2] or "0"), ()))
+
+
+@_reads(rf"Test score (#\d+): {_NUMBER}")
+def _(events: list[Event], match: re.Match[str]) -> None:
+    """As in 2014, when outputs had no names."""
+    score = Output(f"score {match[1]}", float(match[2]))
+    _amend(events, Scores, lambda test: replace(test, outputs=(*test.outputs, score)))
 
 
 @_reads(rf"Test loss: {_NUMBER}")

@@ -17,6 +17,13 @@ class Event:
     """Base of all events."""
 
 
+class Timed(NamedTuple):
+    """An event of a log, and when it was, in seconds of the log's own clock; None: not told."""
+
+    event: Event
+    time: float | None
+
+
 class Output(NamedTuple):
     """One number of an output blob; a blob of n numbers is n Outputs. loss_weight 0: no loss."""
 
@@ -62,12 +69,19 @@ class Finetune(Event):
 
 @dataclass(frozen=True)
 class Start(Event):
-    """The loop begins at `iteration`."""
+    """The loop begins at `iteration`.
+
+    `data` names what the first data layer reads, of so many `records` (0: it does not tell), of
+    which an iteration takes `items`: all passes and processes together.
+    """
 
     net: str
     lr_policy: str
     iteration: int = 0
     max_iter: int = 0
+    data: str = ""
+    records: int = 0
+    items: int = 0
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gmnet_pt.log.events import Advance, Event, Output, Run, Speed
+from gmnet_pt.log.events import Advance, Event, Output, Run, Speed, Timed
 from gmnet_pt.log.training_log import TrainingLog, open_to_append, write_line
 
 LARGEST = 2**63 - 1
@@ -52,6 +52,11 @@ def parse_record(text: str) -> list[Event]:
 
     Those are unknown events, and known ones with a field missing or of another type.
     """
+    return [event for event, _ in timed_record(text)]
+
+
+def timed_record(text: str) -> list[Timed]:
+    """The events as `parse_record`, with their times, which count from 1970."""
     kinds = {kind.__name__: kind for kind in Event.__subclasses__()}
     events = []
     for values in _objects(text):
@@ -62,10 +67,19 @@ def parse_record(text: str) -> list[Event]:
             known = {
                 f.name: _READ[f.type](values[f.name]) for f in fields(kind) if f.name in values
             }
-            events.append(kind(**known))
+            events.append(Timed(kind(**known), _moment(values)))
         except (TypeError, ValueError, KeyError, OverflowError):
             continue
     return events
+
+
+def _moment(values: Mapping[str, Any]) -> float | None:
+    """When it was; None for what no clock shows."""
+    try:
+        moment = _float(values["time"])
+    except (ValueError, KeyError, OverflowError):
+        return None
+    return moment if 0 <= moment < _YEAR_9999 else None
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
@@ -163,13 +177,10 @@ def record_times(text: str) -> list[Session]:
     """The sessions of a record, each from its `Run` to the last event before the next one's."""
     spans: list[list[float]] = []
     for values in _objects(text):
-        try:
-            kind, moment = values["event"], _float(values["time"])
-        except (ValueError, KeyError, OverflowError):
+        moment = _moment(values)
+        if moment is None or "event" not in values:
             continue
-        if not 0 <= moment < _YEAR_9999:
-            continue
-        if kind == Run.__name__ or not spans:
+        if values["event"] == Run.__name__ or not spans:
             spans.append([moment, moment])
         spans[-1][1] = moment
     return [

@@ -17,6 +17,7 @@ from gmnet_pt.options.net import add_options
 
 def configure(parser: CommandParser) -> None:
     """Declare the command line."""
+    parser.allow_scattered()
     add = parser.add_argument
     add("net", metavar="DEPLOY", help="a net prototxt with one Input and one output")
     add("weights", metavar="WEIGHTS", help="caffemodels, comma-separated")

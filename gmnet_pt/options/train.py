@@ -48,9 +48,10 @@ def configure_run(parser: CommandParser) -> None:
     effects = [request.value for request in Request]
     add = parser.add_argument
     add("--weights", help="caffemodels to start from, comma-separated; the solver's own are left")
-    add("--snapshot", help="a .solverstate to continue from")
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--snapshot", help="a .solverstate to continue from")
     newest = "continue from the newest whole snapshot of the prefix; without one start anew"
-    add("--resume", action="store_true", help=newest)
+    place.add_argument("--resume", action="store_true", help=newest)
     add("--strict", action="store_true", help="a layer that no weights file has is an error")
     add_device_options(parser, "otherwise solver_mode and device_id decide", trains=True)
     add("--precision", choices=PRECISION_NAMES, default="fp32", help="fp32 follows Caffe")

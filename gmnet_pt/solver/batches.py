@@ -180,9 +180,10 @@ def open_net_batches(
     if layers and all(layer.type not in READERS for layer in layers):
         names = ", ".join(name for layer in layers for name in layer.param.top)
         guess = "; this looks like a deploy net" if is_deploy(net.plan.net) else ""
+        kinds = ", ".join(sorted({layer.type for layer in layers}))
         raise DataError(
-            f"{net.plan.source}: no data layer{guess}: nothing reads its inputs ({names}); a net "
-            "with data layers is needed here"
+            f"{net.plan.source}: no data layer{guess}: {kinds} reads no files; give its tops "
+            f"({names}) as inputs, or a net with data layers"
         )
     return open_batches(layers, seed, share, memory)
 

@@ -7,10 +7,12 @@ InitTrainNet and InitTestNets; tools/caffe.cpp CopyLayers.
 from __future__ import annotations
 
 from contextlib import ExitStack
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from converters.layers import Layer
 from converters.net.caffe_net import CaffeNet
 from converters.net.choice import NetChoice
 from converters.net.plan import plan_net
@@ -20,6 +22,14 @@ from gmnet_pt.solver.batches import Batches, next_feed, open_net_batches
 from gmnet_pt.solver.processes import Processes
 from gmnet_pt.solver.resident import DataMemory
 from gmnet_pt.solver.run_state import NetState, on_host
+
+
+class DataFacts(NamedTuple):
+    """The file or database that a layer names, its records, and how many a batch takes."""
+
+    name: str
+    records: int
+    items: int
 
 
 class FedNet:
@@ -62,6 +72,16 @@ class FedNet:
     def next(self) -> dict[str, Tensor]:
         """The next batch of every data layer, by top name."""
         return next_feed(self.batches, self.device)
+
+    def data(self) -> DataFacts:
+        """What the first data layer that tells its records reads; the first without one."""
+        layers = self.net.plan.data_layers
+        told = [batches.items or 0 for batches in self.batches]
+        place = next((place for place, records in enumerate(told) if records), 0)
+        if not told:
+            return DataFacts("", 0, 0)
+        shape = self.net.plan.input_shapes()[layers[place].param.top[0]]
+        return DataFacts(_source(layers[place]), told[place], shape[0] if shape else 1)
 
     def turns(self, passes: int, processes: Processes) -> list[bool]:
         """How `passes` of a test are dealt, in turns: at which of them this process has one.
@@ -116,6 +136,14 @@ class FedNet:
             for place, module in enumerate(self.net.layer_modules)
             for name, tensor in module.state.items()
         }
+
+
+def _source(layer: Layer) -> str:
+    """The file or database that a data layer reads, as its net names it."""
+    for param in (getattr(layer.param, name) for name in layer.params):
+        if source := getattr(param, "source", ""):
+            return str(source)
+    return layer.name
 
 
 def _is_of_one_piece(net: CaffeNet) -> bool:

@@ -314,10 +314,19 @@ class Solver:
 
         Raises:
             DataError: some are absent: one error for all of a layer, before hours are spent.
+            SolverError: the data have another shape than was given.
         """
         for fed in self._fed if self.processes.leads else ():
             for one in fed.batches:
                 one.check(reporter)
+        given = self.choice.input_shapes or {}
+        read = {name: shape for one in self._fed[0].batches for name, shape in one.shapes.items()}
+        for name, shape in read.items():
+            if name in given and tuple(given[name]) != shape:
+                raise SolverError(
+                    f'{self.path}: input shape {tuple(given[name])} of "{name}", but its data have '
+                    f"{shape}: change the data layer, or leave the shape out"
+                )
 
     def solve(
         self, requests: Callable[[], Request] = no_request, reporter: Reporter = SILENT
@@ -350,7 +359,18 @@ class Solver:
             raise self._ended(str(error)) from error
 
     def _solve(self, requests: Callable[[], Request]) -> bool:
-        self.show(Start(self.net.name, self.param.lr_policy, self.iter, self.param.max_iter))
+        data = self._fed[0].data()
+        self.show(
+            Start(
+                self.net.name,
+                self.param.lr_policy,
+                self.iter,
+                self.param.max_iter,
+                data.name,
+                data.records,
+                data.items * self.param.iter_size * self.processes.count,
+            )
+        )
         self._stop = self._debug_train = False
         self._requests = lambda: _REQUESTS[self.processes.largest(_REQUESTS.index(requests()))]
         # A rate that follows the loss goes on with a snapshot's window: bit for bit the same run.

@@ -22,6 +22,7 @@ from converters.net import solver_nets
 from converters.net.choice import NetChoice, Weights, weight_files
 from converters.net.solver_nets import test_nets as test_nets
 from converters.proto import caffe_pb2 as pb
+from converters.proto.foreign import SOLVER_WITHOUT_EFFECT
 from converters.proto.forks import foreign
 from converters.prototxt.kind import is_deploy, is_solver
 from converters.prototxt.text import read_solver, read_text
@@ -207,11 +208,16 @@ def check(solver: pb.SolverParameter, source: str) -> None:
     Raises:
         SolverError: names the fields.
     """
-    for unknown in foreign(solver, FORKS, deep=False):
-        raise SolverError(
-            f"{source}: {unknown.path} is a setting of the fork {unknown.fork} that no solver here "
-            "knows"
-        )
+    by_fork: dict[str, list[str]] = {}
+    for unknown in foreign(solver, {*FORKS, *SOLVER_WITHOUT_EFFECT}, deep=False):
+        by_fork.setdefault(unknown.fork, []).append(unknown.path)
+    if by_fork:
+        told = [
+            f"{', '.join(paths)} {'are settings' if len(paths) > 1 else 'is a setting'} of the "
+            f"fork {fork} that no solver here knows"
+            for fork, paths in by_fork.items()
+        ]
+        raise SolverError(f"{source}: {'; '.join(told)}; remove it to train without")
     given = [n for n in ("net", "net_param", "train_net", "train_net_param") if solver.HasField(n)]
     if not given:
         raise SolverError(

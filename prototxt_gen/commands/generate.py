@@ -10,7 +10,7 @@ from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
-from converters.command_line.parser import CommandParser
+from converters.command_line.parser import CommandParser, completed
 from converters.command_line.progress import tell
 from converters.datasets.registry import DATASETS
 from prototxt_gen.audit import audit, describe, net_cost
@@ -24,10 +24,11 @@ EXIT_STATUS = "exit status: 0 written; 1 an error in one line; 2 wrong usage"
 
 def configure(parser: CommandParser) -> None:
     """Declare the command line."""
-    parser.add_argument("variant", metavar="VARIANT|list|audit", help=", ".join(VARIANTS))
-    parser.add_argument(
-        "--dataset", default="cifar10", metavar="D", help=f"{', '.join(DATASETS)}; default cifar10"
-    )
+    add = parser.add_argument
+    about = ", ".join(VARIANTS)
+    completed(add("variant", metavar="VARIANT|list|audit", help=about), (*VARIANTS, *LISTINGS))
+    about = f"{', '.join(DATASETS)}; default cifar10"
+    completed(add("--dataset", default="cifar10", metavar="D", help=about), DATASETS)
     for option in fields(Options):
         choices, about = option.metadata["choices"], option.metadata["about"]
         if option.metadata["kind"] is bool:
