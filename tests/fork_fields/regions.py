@@ -23,6 +23,7 @@ from field_rows import (
 from oracle import Array
 
 from converters.prototxt.text import parse_net
+from fork_fields import Refused
 
 
 def away(value: float) -> int:
@@ -221,6 +222,13 @@ ROWS = [
         lambda b, w: [np.array(smooth([one.reshape(6, -1) for one in b], 6)[0])],
     ),
 ]
+
+
+REFUSED = {
+    ("ROIAlign", "roi_align_param"): Refused(
+        "roi_align_param { pooled_h: 2 pooled_w: 2 }", MAPS, "roi_align_param is Synopsys's"
+    )
+}
 
 
 def draw(folder: Path, kind: str, settings: str, tops: int, *bottoms: Array) -> list[Array]:
