@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from annotated_case import record, write_database
 from field_rows import build, net_text
 from oracle import Array
 
@@ -86,7 +87,16 @@ def write_pngs(folder: Path, images: Sequence[Array]) -> None:
     (folder / "list.txt").write_text("".join(lines))
 
 
+def write_annotated(folder: Path, images: Sequence[Array]) -> None:
+    """Records that tell no type of annotations: their labels are 0, 1, …"""
+    records = [record(image, [], False, label=label) for label, image in enumerate(images)]
+    write_database(folder, records)
+
+
 SOURCES = {
+    "AnnotatedData": Source(
+        write_annotated, lambda n: f'data_param {{ source: "db" batch_size: {n} }}'
+    ),
     "Data": Source(write_records, lambda n: f'data_param {{ source: "db" batch_size: {n} }}'),
     "ImageData": Source(
         write_pngs, lambda n: f'image_data_param {{ source: "list.txt" batch_size: {n} }}'

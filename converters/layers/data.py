@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from converters.formats.hdf5 import created_hdf5
 from converters.layers.registry import BlobSpec, Count, Family, Layer, LayerState, Shape
@@ -61,7 +61,7 @@ class Data(FileSource):
     """Batches of Datum records from an LMDB, in key order. Source: layers/data_layer.cpp."""
 
     tops = Count(1, 2)
-    of_forks = ("data_param.shuffle",)
+    of_forks: ClassVar[tuple[str, ...]] = ("data_param.shuffle",)
     ignored = {
         "data_param.rand_skip": "Caffe's Data layer does not read it",
         "data_param.prefetch": PREFETCH,
