@@ -273,8 +273,8 @@ class Proposed:
     changed = (
         ("feat_stride", 5),
         ("base_size", 6),
-        ("min_size", 7),
-        ("pre_nms_topn", 20),
+        ("min_size", 16),
+        ("pre_nms_topn", 9),
         ("post_nms_topn", 6),
         ("nms_thresh", 0.3),
     )
