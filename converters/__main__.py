@@ -27,6 +27,18 @@ COMMANDS = {
         DATA,
         "gmnet imageset images/ list.txt train_lmdb --resize 256x256",
     ),
+    "annotated": Command(
+        "converters.commands.annotated",
+        "build an LMDB of images with boxes, for detectors",
+        DATA,
+        "gmnet annotated VOC2007/ trainval.txt train_lmdb --label-map labelmap.prototxt",
+    ),
+    "shapes": Command(
+        "converters.commands.shapes",
+        "make images of coloured shapes with boxes, to try a detector on",
+        DATA,
+        "gmnet shapes shapes/",
+    ),
     "mean": Command(
         "converters.commands.mean",
         "compute the mean image of an LMDB",

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from annotated_case import record, write_database
 from field_rows import build, net_text
 from oracle import Array
 
@@ -86,7 +87,16 @@ def write_pngs(folder: Path, images: Sequence[Array]) -> None:
     (folder / "list.txt").write_text("".join(lines))
 
 
+def write_annotated(folder: Path, images: Sequence[Array]) -> None:
+    """Records that tell no type of annotations: their labels are 0, 1, …"""
+    records = [record(image, [], False, label=label) for label, image in enumerate(images)]
+    write_database(folder, records)
+
+
 SOURCES = {
+    "AnnotatedData": Source(
+        write_annotated, lambda n: f'data_param {{ source: "db" batch_size: {n} }}'
+    ),
     "Data": Source(write_records, lambda n: f'data_param {{ source: "db" batch_size: {n} }}'),
     "ImageData": Source(
         write_pngs, lambda n: f'image_data_param {{ source: "list.txt" batch_size: {n} }}'
@@ -420,6 +430,15 @@ def dropout(folder: Path) -> None:
     assert set(y.unique().tolist()) == {0.0, 4.0}
     # Five standard deviations of 10,000 tosses.
     assert abs(float((y > 0).double().mean()) - 0.25) < 0.022
+
+
+@shows("Dropout", "dropout_param.sample_weights_test")
+def dropout_in_test(folder: Path) -> None:
+    """Masks in TEST, anew each time."""
+    settings = "dropout_param { sample_weights_test: true }"
+    net = build(parse_net(net_text("Dropout", settings, ((100, 100),)), "net"), folder)
+    first, second = (net({"b0": torch.ones(100, 100)})["t0"] for _ in range(2))
+    assert set(first.unique().tolist()) == {0.0, 2.0} and not torch.equal(first, second)
 
 
 @shows("Eltwise", "eltwise_param.stable_prod_grad")

@@ -19,13 +19,13 @@ def configure(parser: CommandParser) -> None:
     parser.add_argument("list", type=Path, metavar="LIST", help="file with lines `NAME LABEL`")
     parser.add_argument("out", type=Path, metavar="OUT", help="the LMDB to write")
     parser.add_argument(
-        "--resize", type=_size, metavar="HxW", help="bilinear, to this height and width"
+        "--resize", type=height_by_width, metavar="HxW", help="bilinear, to this height and width"
     )
     parser.add_argument("--resize-height", type=positive, metavar="H", help="as Caffe has it:")
     parser.add_argument("--resize-width", type=positive, metavar="W", help="both, or none")
     parser.add_argument("--gray", action="store_true", help="one channel instead of BGR")
     parser.add_argument("--encoded", action="store_true", help="store compressed images")
-    parser.add_argument("--shuffle", type=_seed, metavar="SEED", help="order by this seed")
+    parser.add_argument("--shuffle", type=seed, metavar="SEED", help="order by this seed")
     parser.add_argument(
         "--check-size", action="store_true", help="refuse images of different sizes"
     )
@@ -55,14 +55,16 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _size(text: str) -> Size:
+def height_by_width(text: str) -> Size:
+    """An argparse type: 32x48."""
     height, _, width = text.lower().partition("x")
     if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise argparse.ArgumentTypeError(f"{text!r} is not HxW, e.g. 32x32")
     return Size(int(height), int(width))
 
 
-def _seed(text: str) -> int:
+def seed(text: str) -> int:
+    """An argparse type: a whole number of 32 bits."""
     if not text.isdecimal() or int(text) >= 1 << 32:
         raise argparse.ArgumentTypeError(f"{text!r} is not a seed (0 to 4294967295)")
     return int(text)

@@ -74,7 +74,9 @@ class Diagnosis(NamedTuple):
 def diagnose(text: str, message: Message) -> Diagnosis | None:
     """Why `text` is none of what `message` holds; None if nothing is found."""
     place = _Lines(text).place
-    if (finding := stranger(text)) is not None:
+    # A broken label map is one still, to whoever reads label maps.
+    finding = None if isinstance(message, pb.LabelMap) else stranger(text)
+    if finding is not None:
         return Diagnosis(*place(finding.offset), finding.words)
     reader = _Reader(text, message)
     template = unfilled(text)

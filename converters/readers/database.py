@@ -31,9 +31,8 @@ class Drawn(NamedTuple):
     windows: Places
 
 
-@READERS.add("Data")
-class DatabaseReader(Reader):
-    """Records of an LMDB in key order, wrapping around mid-batch. Source: layers/data_layer.cpp.
+class RecordReader(Reader):
+    """A reader of an LMDB's records in key order, wrapping around mid-batch.
 
     With the forks' `shuffle` each round has an order of its own; `position` counts in it.
     """
@@ -53,7 +52,6 @@ class DatabaseReader(Reader):
             self.records = LmdbReader(path)
         except DataError as error:
             raise self.fail(str(error)) from error
-        self._sizes_differ = False
         self.position = self.share.first(self.batch_size) % len(self.records)
         self.reopen()
 
@@ -67,8 +65,63 @@ class DatabaseReader(Reader):
     def reopen(self) -> None:
         if self.position >= len(self.records):
             raise ValueError(f"record {self.position} of {len(self.records)}")
+        self._shuffles: bool = self.param.data_param.shuffle
         self._batches: Iterator[list[Extents]] | None = None
         self._orders: dict[int, NDArray[np.int64]] = {}
+
+    def places(self) -> NDArray[np.int64]:
+        """Where in the database the next batch's records are (N,)."""
+        steps = self.position + np.arange(self.batch_size) * self.share.step
+        rounds, at = np.divmod(steps, len(self.records))
+        if self._shuffles:
+            for one in np.unique(rounds):
+                own = rounds == one
+                at[own] = self._order(self.epoch + int(one))[at[own]]
+        return at
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        """The order of the records in a round; those that were asked for last are kept."""
+        if epoch not in self._orders:
+            random = np.random.default_rng((self.seed, 1, epoch))
+            kept = {one: order for one, order in self._orders.items() if one == epoch - 1}
+            self._orders = {**kept, epoch: random.permutation(len(self.records))}
+        return self._orders[epoch]
+
+    def following(self) -> tuple[NDArray[np.int64], Sequence[Extents]]:
+        """The places of the next batch's records, and the records."""
+        at = self.places()
+        if self._shuffles:
+            return at, self.records.picked(at)
+        if self._batches is None:
+            dealt = self.batch_size * self.share.of
+            self._batches = batched(self.records.extents(self.position), dealt)
+        return at, every(self.share.step, next(self._batches), self.batch_size)
+
+    def named(self, error: RecordError, at: NDArray[np.int64]) -> DataError:
+        """The error of one of the records at these places, with its database and key."""
+        return self.records.named(error, int(at[error.index]) - error.index)
+
+    def _advance(self) -> None:
+        steps = self.position + self.batch_size * self.share.of
+        rounds, self.position = divmod(steps, len(self.records))
+        self.epoch += rounds if self._shuffles else 0
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """An error of the database is one of this layer."""
+        try:
+            yield
+        except DataError as error:
+            raise self.fail(str(error)) from error
+
+
+@READERS.add("Data")
+class DatabaseReader(RecordReader):
+    """Images and labels of an LMDB's Datum records. Source: Caffe layers/data_layer.cpp."""
+
+    def open(self) -> None:
+        self._sizes_differ = False
+        super().open()
 
     def shapes(self) -> list[Shape]:
         shape = self.transform.shape(self.first_image().shape)
@@ -86,24 +139,6 @@ class DatabaseReader(Reader):
         self._advance()
         return [data, labels.astype(np.float32)]
 
-    def places(self) -> NDArray[np.int64]:
-        """Where in the database the next batch's records are (N,)."""
-        steps = self.position + np.arange(self.batch_size) * self.share.step
-        rounds, at = np.divmod(steps, len(self.records))
-        if self.param.data_param.shuffle:
-            for one in np.unique(rounds):
-                own = rounds == one
-                at[own] = self._order(self.epoch + int(one))[at[own]]
-        return at
-
-    def _order(self, epoch: int) -> NDArray[np.int64]:
-        """The order of the records in a round; those that were asked for last are kept."""
-        if epoch not in self._orders:
-            random = np.random.default_rng((self.seed, 1, epoch))
-            kept = {one: order for one, order in self._orders.items() if one == epoch - 1}
-            self._orders = {**kept, epoch: random.permutation(len(self.records))}
-        return self._orders[epoch]
-
     def draw(self, images: tuple[int, ...] | None = None) -> Drawn:
         """The next batch before its transformation.
 
@@ -119,39 +154,20 @@ class DatabaseReader(Reader):
 
     def _stored(self) -> tuple[Images, NDArray[np.int32]]:
         """The records of the next batch, decoded."""
-        if self.param.data_param.shuffle:
-            return self._picked()
-        if self._batches is None:
-            dealt = self.batch_size * self.share.of
-            self._batches = batched(self.records.extents(self.position), dealt)
         with self._named():
-            return self._decode(every(self.share.step, next(self._batches), self.batch_size))
+            at, records = self.following()
+            return self._picked(at, records) if self._shuffles else self._decode(records)
 
-    def _picked(self) -> tuple[Images, NDArray[np.int32]]:
-        """The records at `places`, decoded."""
-        at = self.places()
-        with self._named():
-            records = self.records.picked(at)
-            try:
-                if not self.transform.param.crop_size:
-                    return decode(records, self.transform.color)
-                return decode_images(list(views(records)), self.transform.color)
-            except RecordError as error:
-                place = int(at[error.index]) - error.index
-                raise self.records.named(error, place) from error
-
-    def _advance(self) -> None:
-        steps = self.position + self.batch_size * self.share.of
-        rounds, self.position = divmod(steps, len(self.records))
-        self.epoch += rounds if self.param.data_param.shuffle else 0
-
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        """An error of the database is one of this layer."""
+    def _picked(
+        self, at: NDArray[np.int64], records: Sequence[Extents]
+    ) -> tuple[Images, NDArray[np.int32]]:
+        """Records from all over the database, decoded."""
         try:
-            yield
-        except DataError as error:
-            raise self.fail(str(error)) from error
+            if not self.transform.crop:
+                return decode(records, self.transform.color)
+            return decode_images(list(views(records)), self.transform.color)
+        except RecordError as error:
+            raise self.named(error, at) from error
 
     def _decode(self, records: Sequence[Extents]) -> tuple[Images, NDArray[np.int32]]:
         """Images (N, C, H, W) or, where crops make them alike, each of its size; labels (N,)."""
@@ -160,7 +176,7 @@ class DatabaseReader(Reader):
                 color, step = self.transform.color, self.share.step
                 return self.records.decode(records, self.position, color, step)
             except DataError:
-                if not self.transform.param.crop_size:
+                if not self.transform.crop:
                     raise
                 self._sizes_differ = True
         return self._decode_each(list(views(records)), self.position)

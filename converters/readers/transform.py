@@ -46,6 +46,7 @@ class Transform:
             raise fail("give mean_file or mean_value, not both")
         if param.force_color and param.force_gray:
             raise fail("give force_color or force_gray, not both")
+        self.crop = _crop(param, fail)
         self.mean: NDArray[np.float32] | None = None
         self._mean_windows: NDArray[np.float32] | None = None
         if param.HasField("mean_file"):
@@ -63,16 +64,16 @@ class Transform:
 
     def shape(self, image: tuple[int, ...]) -> tuple[int, ...]:
         """(C, H, W) after the transformation of an image (C, H, W)."""
-        crop = self.param.crop_size
         self.check(image)
-        return (image[0], crop, crop) if crop else image
+        return (image[0], *self.crop) if self.crop else image
 
     def check(self, image: tuple[int, ...]) -> None:
         """Refuse images (C, H, W) of a shape that crop, mean or mean values do not fit."""
         channels, height, width = image
-        crop, values = self.param.crop_size, len(self.param.mean_value)
-        if crop > min(height, width):
-            raise self.fail(f"crop_size {crop} is larger than the image {height}×{width}")
+        values = len(self.param.mean_value)
+        if self.crop and (self.crop[0] > height or self.crop[1] > width):
+            size = self.param.crop_size or "{}×{}".format(*self.crop)
+            raise self.fail(f"crop_size {size} is larger than the image {height}×{width}")
         if values not in (0, 1, channels):
             raise self.fail(
                 f"has {values} mean_value for {channels} channels; give one, or one each"
@@ -83,7 +84,7 @@ class Transform:
             )
 
     def _check_alike(self, image: tuple[int, ...], first: tuple[int, ...]) -> None:
-        fixed = 1 if self.param.crop_size else 3
+        fixed = 1 if self.crop else 3
         if image[:fixed] != first[:fixed]:
             raise self.fail(
                 f"a batch has images of shape {first} and {image}; "
@@ -107,9 +108,9 @@ class Transform:
 
     def apply(self, images: Images, place: Places) -> NDArray[np.float32]:
         """Transform images whose windows were chosen."""
-        pixels = images if self.param.crop_size else np.asarray(images)
+        pixels = images if self.crop else np.asarray(images)
         means = self.mean
-        if self.param.crop_size or self.param.mirror:
+        if self.crop or self.param.mirror:
             pixels = _windows(pixels, place)
             _mirror(pixels, place.flipped)
             if means is not None:
@@ -159,20 +160,29 @@ class Transform:
 
     def _places(self, images: Images, random: np.random.Generator) -> Places:
         """Where to cut the images: a random place of each in TRAIN, else its middle."""
-        crop, count = self.param.crop_size, len(images)
-        height, width = (crop, crop) if crop else images[0].shape[1:]
+        count = len(images)
+        height, width = self.crop or images[0].shape[1:]
         if isinstance(images, np.ndarray):
             heights, widths = np.array(images.shape[2:])
         else:
             heights, widths = np.array([image.shape[1:] for image in images]).T
-        if self.train and crop:
-            top = random.integers(heights - crop + 1, size=count)
-            left = random.integers(widths - crop + 1, size=count)
+        if self.train and self.crop:
+            top = random.integers(heights - height + 1, size=count)
+            left = random.integers(widths - width + 1, size=count)
         else:
             top = np.broadcast_to((heights - height) // 2, count)
             left = np.broadcast_to((widths - width) // 2, count)
         flipped = random.integers(2, size=count) if self.param.mirror else np.zeros(count, np.int64)
         return Places(top, left, flipped, height, width)
+
+
+def _crop(param: pb.TransformationParameter, fail: Fail) -> tuple[int, int] | None:
+    """Height and width that images are cut to; None where they are not."""
+    if param.crop_size:
+        return param.crop_size, param.crop_size
+    if (param.crop_h == 0) != (param.crop_w == 0):
+        raise fail(f"crop_h {param.crop_h}, crop_w {param.crop_w}: give both, or neither")
+    return (param.crop_h, param.crop_w) if param.crop_h else None
 
 
 class Places(NamedTuple):

@@ -160,11 +160,12 @@ def _read_image(path: str, label: int, settings: Settings) -> _Record | None:
         return _Record(encode_datum(image, label, write_encoded=True), describe(image))
     if settings.resize is not None:
         # As Caffe: compressed again in the format that the name says.
-        content = _compress(pixels, path)
+        content = compressed(pixels, path)
     return _Record(encode_image(content, label), describe(image))
 
 
-def _compress(pixels: NDArray[Any], path: str) -> bytes:
+def compressed(pixels: NDArray[Any], path: str) -> bytes:
+    """An image in the format that its file's name says; raises DataError if it says none."""
     cv2 = opencv()
     suffix = Path(path).suffix.lower()
     try:

@@ -128,7 +128,7 @@ class TensorTransform:
     def __init__(self, transform: Transform, device: torch.device) -> None:
         param = transform.param
         self._device = device
-        self._moves = bool(param.crop_size or param.mirror)
+        self._moves = bool(transform.crop or param.mirror)
         self._scale = float(np.float32(param.scale))
         self._mean_image = None if transform.mean is None else moved(transform.mean, device)
         values = np.array(param.mean_value, np.float32).reshape(-1, 1, 1)
