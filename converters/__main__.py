@@ -33,6 +33,12 @@ COMMANDS = {
         DATA,
         "gmnet annotated VOC2007/ trainval.txt train_lmdb --label-map labelmap.prototxt",
     ),
+    "shapes": Command(
+        "converters.commands.shapes",
+        "make images of coloured shapes with boxes, to try a detector on",
+        DATA,
+        "gmnet shapes shapes/",
+    ),
     "mean": Command(
         "converters.commands.mean",
         "compute the mean image of an LMDB",

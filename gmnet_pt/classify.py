@@ -241,6 +241,11 @@ def thumbnail(image: NDArray[Any]) -> Pixels:
     if factor < 1:
         size = [max(1, round(side * factor)) for side in image.shape[1::-1]]
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return rgb(image)
+
+
+def rgb(image: NDArray[Any]) -> Pixels:
+    """An image as OpenCV reads it, in RGB of 8 bits (H, W, 3)."""
     if image.dtype != np.uint8:
         image = (image * (255 / (float(image.max()) or 1))).clip(0, 255).astype(np.uint8)
     three = image[..., np.newaxis] if image.ndim == 2 else image[..., :3]

@@ -41,6 +41,14 @@ _OWN = {
         "gmnet classify deploy.prototxt net.caffemodel cat.jpg --mean 104,117,123",
         "gmnet_pt.options.classify",
     ),
+    "detect": Command(
+        "gmnet_pt.detect",
+        "the objects that a detector finds on images",
+        TRAINING,
+        "gmnet detect deploy.prototxt ssd.caffemodel street.jpg --labels labelmap.prototxt "
+        "--mean 104,117,123 --out found.png",
+        "gmnet_pt.options.detect",
+    ),
     "features": Command(
         "gmnet_pt.features",
         "blobs over the data: arrays, LMDBs, or pictures of maps",

@@ -150,17 +150,20 @@ class ImageListReader(ImageFileReader):
         image = planes(self.image(name))
         return [(self.batch_size, *self.transform.shape(image.shape)), (self.batch_size,)]
 
-    def image(self, name: str, color: bool | None = None, nearest: bool = False) -> Pixels:
+    def image(
+        self, name: str, color: bool | None = None, nearest: bool = False, divided: int = 1
+    ) -> Pixels:
         """The pixels (H, W, 3) or (H, W) of a file of the list, of the size that is wanted.
 
-        `color` is what the settings say unless given; `nearest` takes pixels and no means of them.
+        `color` is what the settings say unless given; `nearest` takes pixels and no means of them;
+        a size in the settings is `divided`.
         """
         param = self.settings
         path = param.root_folder + name
         color = param.is_color if color is None else color
         pixels = self.decode(path, self.content(path), color)
         if param.new_height:
-            size, cv2 = (param.new_width, param.new_height), opencv()
+            size, cv2 = (param.new_width // divided, param.new_height // divided), opencv()
             way = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
             pixels = cv2.resize(pixels, size, interpolation=way)
         return pixels

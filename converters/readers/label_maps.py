@@ -96,7 +96,7 @@ class LabelMapReader(ImageListReader):
         number = self.batch_size
         tops: list[Shape] = [
             (number, channels, height, width),
-            (number, 1, height, width),
+            (number, 1, *self.labels_of((height, width))),
             (number, 1, 1, 2),
         ]
         return tops[: len(self.param.top)]
@@ -109,10 +109,11 @@ class LabelMapReader(ImageListReader):
             pixels = self.image(line[0])
             sizes.append(pixels.shape[:2])
             labels = self.labels(line[1], pixels)
-            if labels.shape != pixels.shape[:2]:
+            wanted = self.labels_of((pixels.shape[0], pixels.shape[1]))
+            if labels.shape != wanted:
                 raise self.fail(
                     f"image {line[0]} has {pixels.shape[0]}×{pixels.shape[1]} pixels, its labels "
-                    f"{line[1]} {labels.shape[0]}×{labels.shape[1]}"
+                    f"{line[1]} {labels.shape[0]}×{labels.shape[1]}, not {wanted[0]}×{wanted[1]}"
                 )
             parts.append(self.part(pixels, labels, random))
             self._advance(self.share.step)
@@ -129,13 +130,17 @@ class LabelMapReader(ImageListReader):
         """The labels (H, W) of an image from the second word of its line."""
         raise NotImplementedError
 
+    def labels_of(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the labels of an image of this size."""
+        return size
+
     def part(self, pixels: Pixels, labels: NDArray[Any], random: np.random.Generator) -> Pair:
         """What the top has of an image: a window at random, perhaps mirrored."""
         return self.window(Pair(planes(pixels), labels, self.mean_of(planes(pixels))), random)
 
     def window(self, pair: Pair, random: np.random.Generator) -> Pair:
         """The crop of a pair, and its mirror image every other time if the settings say so."""
-        height, width = pair.labels.shape
+        height, width = pair.image.shape[1:]
         high, wide = self.crop or (height, width)
         if high > height or wide > width:
             raise self.fail(f"the crop {high}×{wide} is larger than the image {height}×{width}")
@@ -278,18 +283,24 @@ class DenseImageReader(LabelMapReader):
                     f"transform_param.{name} would change images without their labels; "
                     "dense_image_data_param has mirror, crop_height and crop_width"
                 )
+        self.factor = self.positive("label_divide_factor", self.settings.label_divide_factor)
         size = (self.settings.crop_height, self.settings.crop_width)
+        if any(size) and self.factor > 1:
+            raise self.fail("a crop is for labels of the images' size: label_divide_factor 1")
         if all(size):
             return size
         if any(size):
             raise self.fail("give both crop_height and crop_width, or neither")
         return None
 
+    def labels_of(self, size: tuple[int, int]) -> tuple[int, int]:
+        return size[0] // self.factor, size[1] // self.factor
+
     def mirrors(self) -> bool:
         return self.settings.mirror
 
     def labels(self, name: str, pixels: Pixels) -> NDArray[Any]:
-        return self.image(name, color=False, nearest=True)
+        return self.image(name, color=False, nearest=True, divided=self.factor)
 
     def part(self, pixels: Pixels, labels: NDArray[Any], random: np.random.Generator) -> Pair:
         # Mirrored before it is cut: the same windows, as often. The mean is the crop's.

@@ -218,6 +218,23 @@ for _kind, _message in SETTINGS.items():
         shows(_kind, _path)(lambda folder, kind=_kind, check=_check: check(kind, folder))
 
 
+@shows("DenseImageData", "dense_image_data_param.label_divide_factor")
+def smaller_labels(folder: Path) -> None:
+    """Resized to a part of the images' size, or so in their files."""
+    import cv2
+
+    write_pairs(folder, 1)
+    factor = "label_divide_factor: 2"
+    _, labels = read("DenseImageData", folder, 1, f"{factor} new_height: 6 new_width: 6")
+    np.testing.assert_array_equal(labels, labels_of(1)[0][None, None, ::2, ::2])
+    with pytest.raises(CaffeError, match=r"its labels 0-labels.png 6×6, not 3×3"):
+        read("DenseImageData", folder, 1, factor)
+    cv2.imwrite(str(folder / "0-labels.png"), labels_of(1)[0][:3, :3])
+    data, labels = read("DenseImageData", folder, 1, factor)
+    assert data.shape[2:] == (6, 6)
+    np.testing.assert_array_equal(labels[0, 0], labels_of(1)[0][:3, :3])
+
+
 @shows("ImageSegData", "transform_param.crop_size")
 def square_crop(folder: Path) -> None:
     write_pairs(folder, 1)

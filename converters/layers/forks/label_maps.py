@@ -41,13 +41,15 @@ class ImageSegData(FileSource):
 @register("DenseImageData", "dense_image_data_param", TRANSFORM)
 class DenseImageData(FileSource):
     """Images and maps of labels, in pairs of files. Both are resized (labels to the nearest pixel),
-    mirrored and cropped alike, at random in both phases; a mean_file has the crop's size.
+    mirrored and cropped alike, at random in both phases; a mean_file has the crop's size. ENet's
+    `label_divide_factor` makes labels that many times smaller than images.
 
     Source: alexgkendall/caffe-segnet dense_image_data_layer.cpp.
     """
 
     origin = "SegNet"
     tops = Count(2, 2)
+    of_forks = ("dense_image_data_param.label_divide_factor",)
     ignored = {
         "dense_image_data_param.mean_file": "the fork reads transform_param's",
         **COLOR,

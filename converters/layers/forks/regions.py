@@ -168,6 +168,12 @@ class ROIAlign(_Pooled):
 
     origin = "mscnn"
     of_forks = ("roi_pooling_param.pad_ratio",)
+    refused = {"roi_align_param": "Synopsys's ROIAlign samples otherwise, and is not computed here"}
+
+    def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
+        if self.param.HasField("roi_align_param"):
+            raise self.error("roi_align_param is Synopsys's, whose ROIAlign is not computed here")
+        return super().setup(bottoms)
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         self.check(bottoms)
