@@ -1,8 +1,7 @@
-# PYTHON_ARGCOMPLETE_OK
 """`gmnet COMMAND`, `python -m gmnet_pt COMMAND`: all commands by one name.
 
-`gmnet_pt.commands` is the table of them; Caffe's tools are found by their names
-(`gmnet_pt.caffe_tools`). Nothing here imports torch: what a command needs, its module does.
+`gmnet_pt.commands` is the table of them, `gmnet_pt.caffe_tools` finds Caffe's tools by their names,
+and the script is `gmnet_pt.console`. Nothing here imports torch: what a command needs, it imports.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
-from converters.command_line import starting
 from converters.command_line.parser import CommandParser
 from converters.command_line.program import WRONG_USAGE, overview, run_guarded
 from converters.command_line.progress import tell
@@ -29,12 +27,6 @@ from gmnet_pt.commands import COMMANDS
 
 ABOUT = "Any Caffe net, trained, tested and looked at on PyTorch as Caffe would."
 _OF_CAFFE = ("train", "test", "time")
-
-
-def console() -> int:
-    """What the script `gmnet` calls."""
-    starting.begin()
-    return main()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -432,6 +432,15 @@ def dropout(folder: Path) -> None:
     assert abs(float((y > 0).double().mean()) - 0.25) < 0.022
 
 
+@shows("Dropout", "dropout_param.sample_weights_test")
+def dropout_in_test(folder: Path) -> None:
+    """Masks in TEST, anew each time."""
+    settings = "dropout_param { sample_weights_test: true }"
+    net = build(parse_net(net_text("Dropout", settings, ((100, 100),)), "net"), folder)
+    first, second = (net({"b0": torch.ones(100, 100)})["t0"] for _ in range(2))
+    assert set(first.unique().tolist()) == {0.0, 2.0} and not torch.equal(first, second)
+
+
 @shows("Eltwise", "eltwise_param.stable_prod_grad")
 def product_gradient(folder: Path) -> None:
     """The unstable gradient is y / x · dy: NaN where a factor is 0."""

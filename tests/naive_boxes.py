@@ -152,7 +152,7 @@ def matches(
         found[pair[0]], near[pair[0]] = pair[1], best
         free.remove(pair[1])
     for place, row in enumerate(table):
-        if found[place] == -1 and threshold is not None and boxes:
+        if found[place] == -1 and threshold is not None and len(boxes):
             box = max(range(len(boxes)), key=lambda b: (row[b], -b))
             if row[box] >= threshold and row[box] > 1e-6:
                 found[place] = box

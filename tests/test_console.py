@@ -35,7 +35,7 @@ NET, WEIGHTS = str(RUN / "net.prototxt"), str(RUN / "snap_iter_100.caffemodel")
 WANTED = (
     {"train", "test", "time", "classify", "features", "plot", "draw", "summary", "layers"}
     | {"check", "lmdb", "imageset", "mean", "verify", "show", "upgrade", "generate", "audit"}
-    | {"reproduce", "demo"}
+    | {"report", "reproduce", "demo"}
 )
 
 

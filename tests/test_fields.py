@@ -41,6 +41,7 @@ from field_rows import (
 from fork_fields import FILLED as FORKS_FILLED
 from fork_fields import REFUSED as FORKS_REFUSED
 from fork_fields import ROWS as FORKS_ROWS
+from fork_fields import UNCHANGED
 from golden_case import GOLDEN, READY, GoldenCase, case_folder
 
 from converters.environment import Environment
@@ -216,6 +217,9 @@ def check_no_effect(kind: str, path: str, folder: Path) -> None:
         tops, _ = run_row(row, folder)
         np.testing.assert_array_equal(build(net, folder)(feed)["t0"].detach().numpy(), tops[0])
         return
+    if kind in UNCHANGED:
+        UNCHANGED[kind](folder, change)
+        return
     if kind == "WindowData":
         plain = windows_of(folder)["data"]
         layer = f'layer {{ name: "l" type: "{kind}" top: "data" top: "label" {window_settings()} }}'
@@ -255,10 +259,17 @@ def refuse_transform(folder: Path) -> None:
     open_layer("HDF5Data", settings, folder)
 
 
-def refuse(kind: str, settings: str, *bottoms: Shape, allow: bool = True) -> Show:
+def refuse(
+    kind: str,
+    settings: str,
+    *bottoms: Shape,
+    allow: bool = True,
+    tops: int = 1,
+    files: Show = write_layers,
+) -> Show:
     def build_it(folder: Path) -> None:
-        write_layers(folder)
-        net = parse_net(net_text(kind, settings, bottoms), "net.prototxt")
+        files(folder)
+        net = parse_net(net_text(kind, settings, bottoms, tops), "net.prototxt")
         build_net(NetChoice(str(folder / "net.prototxt"), net, allow_python_layers=allow))
 
     return build_it
@@ -297,8 +308,8 @@ REFUSALS = {
         refuse("BatchNorm", "param { lr_mult: 1 }", (2, 3)), "lr_mult 1.*need lr_mult: 0"
     ),
 } | {
-    key: Refusal(refuse(key[0], settings, *bottoms), says)
-    for key, (settings, bottoms, says) in FORKS_REFUSED.items()
+    key: Refusal(refuse(key[0], r.settings, *r.bottoms, tops=r.tops, files=r.files), r.says)
+    for key, r in FORKS_REFUSED.items()
 }
 
 

@@ -28,9 +28,18 @@ layer {{ name: "fc" type: "InnerProduct" bottom: "data" top: "fc"
 layer {{ name: "relu" type: "ReLU" bottom: "fc" top: "fc" include {{ stage: "relu" }} }}
 layer {{ name: "loss" type: "SoftmaxWithLoss" bottom: "fc" bottom: "label" top: "loss" }}
 """
+ROWS = """
+layer {{ name: "{top}" type: "DummyData" top: "{top}" dummy_data_param {{
+  shape {{ dim: 1 dim: 1 dim: 20 dim: {width} }} data_filler {{ type: "uniform" max: 2 }} }} }}
+"""
+EVALUATED = """
+layer { name: "eval" type: "DetectionEvaluate" bottom: "det" bottom: "gt" top: "eval"
+  detection_evaluate_param { num_classes: 2 background_label_id: 5 overlap_threshold: 0.1 } }
+"""
 INLINE = NET.format(name="inline", outputs=3)
 BASE = 'base_lr: 0.5 lr_policy: "fixed" max_iter: 4 display: 1 random_seed: 1 solver_mode: CPU '
 TEST = "test_iter: 1 test_interval: 2 "
+DETECTOR = f'train_net: "net.prototxt" test_net: "detector.prototxt" {TEST}'
 
 
 class Case(NamedTuple):
@@ -99,6 +108,18 @@ CASES = {
     "momentum2": Case("", "momentum2: 0.5", 'net: "net.prototxt" type: "Adam"'),
     "type": Case("", 'type: "Nesterov"', 'net: "net.prototxt" momentum: 0.9'),
     "weights": Case("", 'weights: "start.caffemodel"'),
+    "plateau_winsize": Case(
+        "plateau_winsize: 1 plateau_winsize: 1",
+        "plateau_winsize: 3",
+        'net: "net.prototxt" lr_policy: "plateau" gamma: 0.1',
+    ),
+    "eval_type": Case("", 'eval_type: "detection"', DETECTOR),
+    "ap_version": Case(
+        'ap_version: "11point"', 'ap_version: "Integral"', f'{DETECTOR} eval_type: "detection"'
+    ),
+    "show_per_class_result": Case(
+        "", "show_per_class_result: true", f'{DETECTOR} eval_type: "detection"'
+    ),
 }
 WITHOUT_EFFECT = {
     "layer_wise_reduce": "when several GPUs exchange gradients; with one there is nothing to do",
@@ -112,6 +133,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_database(tmp_path / "db", [(1, 6, 6)] * 16)
     for name, outputs in (("net", 3), ("other", 4)):
         (tmp_path / f"{name}.prototxt").write_text(NET.format(name=name, outputs=outputs))
+    rows = ROWS.format(top="det", width=7) + ROWS.format(top="gt", width=8)
+    (tmp_path / "detector.prototxt").write_text(rows + EVALUATED)
     larger = NET.format(name="larger", outputs=3).replace("size: 4", "size: 8")
     (tmp_path / "larger.prototxt").write_text(larger)
     return tmp_path

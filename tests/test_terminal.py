@@ -38,6 +38,8 @@ ROOT = Path(__file__).parents[1]
 MODULES = [
     "converters",
     "prototxt_gen",
+    "gmnet_pt",
+    "gmnet_pt.console",
     "gmnet_pt.train",
     "gmnet_pt.test",
     "gmnet_pt.time",

@@ -291,3 +291,92 @@ def reorg_back(x: Tensor, stride: int) -> Tensor:
     n, c, h, w = x.shape
     maps = x.reshape(n, stride, stride, c // stride**2, h, w)
     return maps.permute(0, 3, 4, 1, 5, 2).reshape(n, c // stride**2, h * stride, w * stride)
+
+
+def unpool(x: Tensor, mask: Tensor, height: int, width: int) -> Tensor:
+    """Values at the places h · W + w that a pooling mask has for them, 0 elsewhere."""
+    flat = torch.zeros(*x.shape[:2], height * width, dtype=x.dtype, device=x.device)
+    filled = flat.scatter(2, mask.flatten(2).long(), x.flatten(2))
+    return filled.reshape(*x.shape[:2], height, width)
+
+
+def boxes_of(values: Tensor, priors: Tensor, code: str) -> Tensor:
+    """Corners (n, 4) of boxes that are told by their priors (n, 4)."""
+    if code == "CORNER":
+        return priors + values
+    size = priors[:, 2:] - priors[:, :2]
+    if code == "CORNER_SIZE":
+        return priors + values * torch.cat([size, size], 1)
+    centre = values[:, :2] * size + (priors[:, :2] + priors[:, 2:]) / 2
+    half = values[:, 2:].exp() * size / 2
+    return torch.cat([centre - half, centre + half], 1)
+
+
+def suppress(boxes: Tensor, threshold: float, eta: float) -> list[int]:
+    """The places of the boxes (n, 4), best first, that overlap no kept one by more than that.
+
+    Below a threshold of a half eta lowers it no more.
+    """
+    sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0)
+    areas = sides[:, 0] * sides[:, 1]
+    kept, worst, place = [], torch.zeros_like(areas), 0
+    while place < boxes.shape[0]:
+        kept.append(place)
+        low = torch.maximum(boxes[:, :2], boxes[place, :2])
+        both = (torch.minimum(boxes[:, 2:], boxes[place, 2:]) - low).clamp(min=0)
+        shared = both[:, 0] * both[:, 1]
+        overlap = (shared / (areas + areas[place] - shared)).nan_to_num(nan=0.0)
+        worst = torch.maximum(worst, overlap)
+        if eta < 1 and threshold > 0.5:
+            threshold *= eta
+        after = (worst[place + 1 :] <= threshold).nonzero()
+        place += 1 + (int(after[0]) if len(after) else boxes.shape[0])
+    return kept
+
+
+def detection_output(
+    where: Tensor,
+    scores: Tensor,
+    priors: Tensor,
+    classes: int,
+    background: int,
+    code: str,
+    variance_encoded: bool,
+    least: float,
+    threshold: float,
+    eta: float,
+    top_k: int | None,
+    keep: int | None,
+) -> Tensor:
+    """Rows (image, label, score, xmin, ymin, xmax, ymax), by label and falling score.
+
+    Of each label the `top_k` best scores above `least`, less those that overlap a better one; of an
+    image the `keep` best. Where there are none, a row an image: its number, then six times -1.
+    """
+    number = where.shape[0]
+    boxes, variances = priors[0].reshape(2, -1, 4)
+    where = where.reshape(number, boxes.shape[0], -1, 4)
+    where = where if variance_encoded else where * variances[:, None]
+    scores = scores.reshape(number, boxes.shape[0], classes)
+    rows = [scores.new_zeros(0, 7)]
+    for image in range(number):
+        found = [scores.new_zeros(0, 7)]
+        for label in range(classes):
+            if label == background:
+                continue
+            own = scores[image, :, label]
+            place = (own > least).nonzero()[:, 0]
+            place = place[own[place].argsort(descending=True, stable=True)][:top_k]
+            told = where[image, place, label if where.shape[2] > 1 else 0]
+            corners = boxes_of(told, boxes[place], code)
+            kept = suppress(corners, threshold, eta)
+            about = own.new_tensor([image, label]).expand(len(kept), 2)
+            found.append(torch.cat([about, own[place[kept], None], corners[kept]], 1))
+        of_image = torch.cat(found)
+        best = of_image[:, 2].argsort(descending=True, stable=True)[:keep]
+        rows.append(of_image[best.sort().values])
+    kept_rows = torch.cat(rows)
+    if kept_rows.shape[0] == 0:
+        kept_rows = scores.new_full((number, 7), -1)
+        kept_rows[:, 0] = torch.arange(number)
+    return kept_rows.reshape(1, 1, -1, 7)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import logging
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -101,7 +103,8 @@ def quiet() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        # torch prints the graph that it had when it met what it cannot trace.
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -216,17 +219,23 @@ def _onnx(job: Job) -> Written:
     runtime = import_extra("onnxruntime", "onnxruntime", "onnx", purpose)
     traced = _traced(job.net, part)
     outputs = [f"{name}_out" if name in part.inputs else name for name in part.outputs]
+    sizes = tuple(
+        {traced.free.axis: traced.free.names[name]} if name in traced.free.names else None
+        for name in part.inputs
+    )
     try:
         program = torch.onnx.export(
             traced.program,
+            dynamic_shapes=sizes,
             input_names=list(part.inputs),
             output_names=outputs,
             dynamo=True,
             verbose=False,
         )
+        assert program is not None
     except _REFUSALS as error:
         raise _refused(part, traced.module, error, "torch.onnx") from error
-    assert program is not None
+    _name_nodes(program.model.graph, traced.module)
     try:
         program.save(job.path, external_data=False)
     except ValueError as error:
@@ -239,6 +248,17 @@ def _onnx(job: Job) -> Written:
         return [torch.from_numpy(found) for found in session.run(outputs, feed)]
 
     return Written(run, traced.free, traced.notes)
+
+
+def _name_nodes(graph: Iterable[Any], module: Module) -> None:
+    """Name each node by its layer, `conv1/Conv`, in the place of where torch traced it."""
+    taken: Counter[str] = Counter()
+    for node in graph:
+        position = module.layer_at(node.metadata_props.pop("pkg.torch.onnx.stack_trace", ""))
+        node.metadata_props.clear()
+        name = f"{position.key}/{node.op_type}" if position else str(node.op_type)
+        taken[name] += 1
+        node.name = f"{name}_{taken[name]}" if taken[name] > 1 else name
 
 
 FORMS: Mapping[str, Callable[[Job], Written]] = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import linecache
 import re
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -67,22 +68,23 @@ class Module:
         built.as_in_caffe = nn.ModuleList(self.called.values())
         return built.eval()
 
-    def layer_in(self, error: BaseException | None) -> LayerPlan | None:
-        """The layer in whose line an error was raised, or that its message names by the line."""
-        found = None
+    def layer_at(self, text: str) -> LayerPlan | None:
+        """The layer of the last line of this module that a text names: a stack, a message."""
         rows = self.text.splitlines()
-        while error is not None and found is None:
-            numbers = [int(row) for row in re.findall(_PLACE.format(self.name), str(error))]
-            trace = error.__traceback__
-            while trace is not None:
-                if trace.tb_frame.f_code.co_filename == f"<{self.name}>":
-                    numbers.append(trace.tb_lineno)
-                trace = trace.tb_next
-            lines = {line.text: line.layer for line in self.lines}
-            for number in numbers:
-                found = lines.get(rows[number - 1].strip(), found)
-            error = error.__cause__ or error.__context__
+        lines = {line.text: line.layer for line in self.lines}
+        found = None
+        for number in re.findall(_PLACE.format(re.escape(self.name)), text):
+            found = lines.get(rows[int(number) - 1].strip(), found)
         return found
+
+    def layer_in(self, error: BaseException | None) -> LayerPlan | None:
+        """The layer in whose line an error was raised, or that its message names."""
+        while error is not None:
+            stack = "".join(traceback.format_tb(error.__traceback__))
+            if found := self.layer_at(f"{error}\n{stack}"):
+                return found
+            error = error.__cause__ or error.__context__
+        return None
 
 
 _PLACE = r'"<{}>", line (\d+)'
@@ -100,7 +102,7 @@ def write_module(net: CaffeNet, part: Part, weights: str, calls: bool = False) -
     variables = _variables(net.plan)
     blobs = _Blobs(net)
     lines: list[Line] = []
-    notes: list[str] = []
+    notes: dict[tuple[str, str], list[str]] = {}
     called: dict[str, nn.Module] = {}
     missing: list[tuple[LayerPlan, str]] = []
     for position in part.layers:
@@ -117,7 +119,8 @@ def write_module(net: CaffeNet, part: Part, weights: str, calls: bool = False) -
             called[position.key] = net.module_of(position.key)
             expression = f"self.as_in_caffe[{len(called) - 1}]({', '.join(call.bottoms)})"
         blobs.add(call)
-        notes += [f"{_named(position)} {note}" for note in call.notes]
+        for note in call.notes:
+            notes.setdefault((position.layer.type, note), []).append(position.name)
         tops = ", ".join(variables[value] for value in position.tops)
         about = f"  # {_word(position.name)} ({position.layer.type})"
         lines.append(Line(f"{tops} = {expression}{about}", position))
@@ -134,7 +137,13 @@ def write_module(net: CaffeNet, part: Part, weights: str, calls: bool = False) -
         weights,
     )
     return Module(
-        text, name, tuple(lines), blobs.found, tuple(blobs.statistics), called, tuple(notes)
+        text,
+        name,
+        tuple(lines),
+        blobs.found,
+        tuple(blobs.statistics),
+        called,
+        tuple(_note(*about, names) for about, names in notes.items()),
     )
 
 
@@ -154,6 +163,13 @@ def _named(position: LayerPlan) -> str:
     return f'layer "{position.name}" ({position.layer.type})'
 
 
+def _note(kind: str, note: str, names: list[str]) -> str:
+    """`PriorBox "a", "b": …`, the first three by name."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    quoted = ", ".join(f'"{name}"' for name in names[:3])
+    return f"{kind} {quoted}{more} {note}"
+
+
 def _no_line(part: Part, missing: list[tuple[LayerPlan, str]]) -> str:
     told = "; ".join(f"{_named(position)}: {reason}" for position, reason in missing)
     return f"{part.plan.source}: cannot be written in torch's own words: {told}{leave_out(part)}"
@@ -164,7 +180,8 @@ def leave_out(part: Part, position: LayerPlan | None = None) -> str:
     if position is None:
         return "; --until BLOB exports what comes before"
     names = {value: name for name, value in part.plan.values.items()}
-    until = " ".join(f"--until {names[value]}" for value in position.bottoms if value in names)
+    made = [names[value] for value in position.bottoms if value not in part.plan.inputs.values()]
+    until = " ".join(f"--until {name}" for name in made)
     return f"; leave it out: {until}" if until else ""
 
 

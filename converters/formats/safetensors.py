@@ -59,6 +59,8 @@ def read_safetensors(path: Path) -> Stored:
     data = path.read_bytes()
     start = _LENGTH + int.from_bytes(data[:_LENGTH], "little")
     try:
+        if start > len(data):
+            raise ValueError(f"a header of {start - _LENGTH} bytes in a file of {len(data)}")
         header = json.loads(data[_LENGTH:start])
         metadata = header.pop(_METADATA, {})
         arrays = {name: _array(data, start, **entry) for name, entry in header.items()}

@@ -239,26 +239,33 @@ class Threshold(Layer):
 class Dropout(Layer):
     """TRAIN: x · mask / (1 - ratio), the mask keeping a value with probability 1 - ratio; TEST: x.
 
-    Source: Caffe dropout_layer.cpp.
+    With SegNet's `sample_weights_test` TEST is as TRAIN. Sources: Caffe and
+    alexgkendall/caffe-segnet, dropout_layer.cpp.
     """
 
+    of_forks = ("dropout_param.sample_weights_test",)
     refused = {"dropout_ratio 1 in TRAIN": "nothing would be kept, and Caffe computes NaN"}
 
     def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
         # Read here: torch.compile traces forward and cannot ask a message for its fields.
         self.ratio = ratio = self.param.dropout_param.dropout_ratio
+        self.always = self.param.dropout_param.sample_weights_test
         if not 0 <= ratio <= 1:
             raise self.error(f"dropout_ratio {ratio:g} must be from 0 to 1")
-        if ratio == 1 and self.phase == "TRAIN":
+        if ratio == 1 and (self.always or self.phase == "TRAIN"):
             raise self._keeps_nothing()
         return ()
+
+    def drops(self, training: bool) -> bool:
+        """Whether there is a mask."""
+        return training or self.always
 
     def _keeps_nothing(self) -> NetError:
         return self.error("dropout_ratio 1 keeps no value in TRAIN, and Caffe computes NaN")
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
         x = bottoms[0]
-        if not state.training:
+        if not self.drops(state.training):
             return x
         if self.ratio == 1:
             raise self._keeps_nothing()

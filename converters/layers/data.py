@@ -46,7 +46,7 @@ class Input(_Source):
         return shapes * tops if len(shapes) == 1 else shapes
 
 
-class _FileSource(_Source):
+class FileSource(_Source):
     """A data layer that reads files: its tops' shapes are those of the first record."""
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
@@ -57,7 +57,7 @@ class _FileSource(_Source):
 
 
 @register("Data", "data_param", TRANSFORM)
-class Data(_FileSource):
+class Data(FileSource):
     """Batches of Datum records from an LMDB, in key order. Source: layers/data_layer.cpp."""
 
     tops = Count(1, 2)
@@ -76,7 +76,7 @@ class Data(_FileSource):
 
 
 @register("ImageData", "image_data_param", TRANSFORM)
-class ImageData(_FileSource):
+class ImageData(FileSource):
     """Batches of images named by a list file. Source: Caffe layers/image_data_layer.cpp."""
 
     tops = Count(2, 2)
@@ -90,7 +90,7 @@ class ImageData(_FileSource):
 
 
 @register("WindowData", "window_data_param", TRANSFORM)
-class WindowData(_FileSource):
+class WindowData(FileSource):
     """Batches of image windows, background and foreground. Source: layers/window_data_layer.cpp."""
 
     tops = Count(2, 2)
@@ -109,7 +109,7 @@ class WindowData(_FileSource):
 
 
 @register("HDF5Data", "hdf5_data_param")
-class HDF5Data(_FileSource):
+class HDF5Data(FileSource):
     """Rows of HDF5 datasets named like the tops. Source: Caffe layers/hdf5_data_layer.cpp."""
 
     refused = {"transform_param": "HDF5 data are taken as they are (Caffe stops too)"}

@@ -10,12 +10,24 @@ import importlib.util
 import math
 import sys
 from collections.abc import Sequence
+from enum import IntEnum
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-TRAIN, TEST = 0, 1
+
+class Phase(IntEnum):
+    """Caffe's phases; as a string, what Fast R-CNN's Caffe gives its layers: `TRAIN`, `TEST`."""
+
+    TRAIN = 0
+    TEST = 1
+
+    def __str__(self) -> str:
+        return self.name
+
+
+TRAIN, TEST = Phase.TRAIN, Phase.TEST
 
 
 class Blob:
@@ -94,12 +106,20 @@ class BlobVec(list[Blob]):
 
 
 class Layer:
-    """The base of Python layers: they define setup, reshape, forward and backward."""
+    """The base of Python layers: they define setup, reshape, forward and backward.
+
+    `param_str_` is what Fast R-CNN's Caffe calls `param_str`.
+    """
 
     def __init__(self, param: Any = None) -> None:
         self.blobs = BlobVec()
         self.param_str = ""
         self.phase = TRAIN
+
+    @property
+    def param_str_(self) -> str:
+        """The text of the prototxt's python_param."""
+        return self.param_str
 
 
 def stand_in() -> ModuleType:

@@ -176,10 +176,15 @@ def _on_path(*folders: Path) -> Iterator[None]:
 
 
 def _forget_another(name: str, folders: Sequence[str]) -> None:
-    """Drop a module of this name that another net's folder gave."""
-    found, known = PathFinder.find_spec(name, list(folders)), sys.modules.get(name)
-    if found is not None and known is not None and found.origin != getattr(known, "__file__", None):
-        del sys.modules[name]
+    """Drop a module of this name that another net's folder gave, or the package that it is in."""
+    top = name.partition(".")[0]
+    found, known = PathFinder.find_spec(top, list(folders)), sys.modules.get(top)
+    if found is None or known is None:
+        return
+    own, old = list(found.submodule_search_locations or ()), list(getattr(known, "__path__", ()))
+    if (found.origin, own) != (getattr(known, "__file__", None), old):
+        for module in [one for one in sys.modules if one == top or one.startswith(f"{top}.")]:
+            del sys.modules[module]
 
 
 def _raised_by_code(error: BaseException) -> bool:

@@ -28,6 +28,8 @@ USUAL = (
     *((3, 299, 299), (3, 321, 321), (3, 512, 512), (1, 64, 64), (3, 64, 64), (3, 12, 12)),
 )
 """Channels, height and width that absent images may have, in the order in which they are tried."""
+_SEGNETS = (360, 480)
+"""Height and width of CamVid's images, for which SegNet's sizes are written."""
 _FLOAT = 4
 
 
@@ -141,11 +143,16 @@ def _told(
 def _image_of(layer: pb.LayerParameter, choice: NetChoice) -> _Image:
     transform = layer.transform_param
     channels = height = width = None
-    if layer.type == "ImageData":
+    if layer.type in ("ImageData", "ImageSegData", "ImageLabelmapData"):
         settings = layer.image_data_param
         channels = 3 if settings.is_color else 1
         if settings.new_height and settings.new_width:
             height, width = settings.new_height, settings.new_width
+    elif layer.type == "DenseImageData":
+        dense = layer.dense_image_data_param
+        channels = 3 if dense.is_color else 1
+        sizes = ((dense.crop_height, dense.crop_width), (dense.new_height, dense.new_width))
+        height, width = next((size for size in sizes if all(size)), _SEGNETS)
     elif layer.type == "WindowData":
         channels = 3
         if layer.window_data_param.crop_size:
@@ -160,6 +167,8 @@ def _image_of(layer: pb.LayerParameter, choice: NetChoice) -> _Image:
         height, width = (height, width) if height else (mean.height, mean.width)
     if transform.crop_size:
         height = width = transform.crop_size
+    if transform.crop_height and transform.crop_width:
+        height, width = transform.crop_height, transform.crop_width
     return _Image(channels, height, width)
 
 

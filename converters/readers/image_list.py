@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 from converters.environment import find_file
 from converters.errors import DataError
 from converters.formats.input_files import read_file
+from converters.proto import caffe_pb2 as pb
 from converters.readers.reader import READERS, Reader, Shape
 from converters.records.image_list import read_image_list
-from converters.records.images import LARGEST_IMAGE, decode, opencv, planes
+from converters.records.images import LARGEST_IMAGE, Pixels, decode, opencv, planes
 from converters.reporting import SILENT, Reporter
 
 _LONG = 10_000
@@ -77,8 +79,23 @@ class ImageFileReader(Reader):
 class ImageListReader(ImageFileReader):
     """Images named in a list of `NAME LABEL` lines. Source: layers/image_data_layer.cpp."""
 
+    lines: list[tuple[str, Any]]
+
+    @property
+    def settings(self) -> pb.ImageDataParameter | pb.DenseImageDataParameter:
+        """The message that says which list is read, and how."""
+        return self.param.image_data_param
+
+    def listed_lines(self) -> list[tuple[str, Any]]:
+        """Name and label of each line; a blank line has no name (Caffe stops at its turn).
+
+        Raises:
+            DataError: the list cannot be read, or has a line that is none.
+        """
+        return [(os.fsdecode(name), label) for name, label in zip(*read_image_list(self.listed))]
+
     def open(self) -> None:
-        param = self.param.image_data_param
+        param = self.settings
         self.batch_size = self.positive("batch_size", param.batch_size)
         if param.new_height * param.new_width > LARGEST_IMAGE:
             raise self.fail(
@@ -89,11 +106,9 @@ class ImageListReader(ImageFileReader):
             raise self.fail("give both new_height and new_width, or neither")
         self.listed = self.find(param.source)
         try:
-            listed = read_image_list(self.listed)
+            self.lines = [line for line in self.listed_lines() if line[0]]
         except DataError as error:
             raise self.fail(f"list {error}") from error
-        # A blank line has no name; Caffe would stop when its turn comes.
-        self.lines = [(os.fsdecode(name), label) for name, label in zip(*listed) if name]
         if not self.lines:
             raise self.fail(f"list {param.source} is empty")
         if param.rand_skip:
@@ -112,7 +127,7 @@ class ImageListReader(ImageFileReader):
 
     def check(self, reporter: Reporter = SILENT) -> None:
         names = [name for name, _ in self.lines]
-        self.require_files(names, self.param.image_data_param.root_folder, reporter)
+        self.require_files(names, self.settings.root_folder, reporter)
 
     def _advance(self, lines: int) -> None:
         """Step on; each round of the list has an order of its own."""
@@ -125,29 +140,39 @@ class ImageListReader(ImageFileReader):
         count = len(self.lines)
         if self.position >= count:
             raise ValueError(f"line {self.position} of {count}")
-        shuffled = self.param.image_data_param.shuffle
+        shuffled = self.settings.shuffle
         self._order = self.random(1).permutation(count) if shuffled else np.arange(count)
 
     def shapes(self) -> list[Shape]:
         name = self.lines[self._order[self.position]][0]
-        if not self.image_file(self.param.image_data_param.root_folder + name).exists():
+        if not self.image_file(self.settings.root_folder + name).exists():
             self.check()
-        image = self._image(name)
+        image = planes(self.image(name))
         return [(self.batch_size, *self.transform.shape(image.shape)), (self.batch_size,)]
 
-    def _image(self, name: str) -> NDArray[np.uint8]:
-        param = self.param.image_data_param
+    def image(
+        self, name: str, color: bool | None = None, nearest: bool = False, divided: int = 1
+    ) -> Pixels:
+        """The pixels (H, W, 3) or (H, W) of a file of the list, of the size that is wanted.
+
+        `color` is what the settings say unless given; `nearest` takes pixels and no means of them;
+        a size in the settings is `divided`.
+        """
+        param = self.settings
         path = param.root_folder + name
-        pixels = self.decode(path, self.content(path), param.is_color)
+        color = param.is_color if color is None else color
+        pixels = self.decode(path, self.content(path), color)
         if param.new_height:
-            pixels = opencv().resize(pixels, (param.new_width, param.new_height))
-        return planes(pixels)
+            size, cv2 = (param.new_width // divided, param.new_height // divided), opencv()
+            way = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
+            pixels = cv2.resize(pixels, size, interpolation=way)
+        return pixels
 
     def read(self) -> list[NDArray[np.float32]]:
         images, labels = [], []
         for _ in range(self.batch_size):
             name, label = self.lines[self._order[self.position]]
-            images.append(self._image(name))
+            images.append(planes(self.image(name)))
             labels.append(label)
             self._advance(self.share.step)
         self._advance(self.share.gap(self.batch_size))

@@ -253,6 +253,21 @@ EVALUATIONS: list[tuple[str, Given]] = [
 ]
 
 
+@shows("DetectionOutput", f"{_OUT}.save_output_param")
+def results_are_written(folder: Path) -> None:
+    """One image, one file; `test_ssd` has the forms."""
+    (folder / "map").write_text('item { name: "thing" label: 1 }')
+    (folder / "sizes").write_text("image 10 20\n")
+    saved = (
+        f'output_directory: "{folder}/out" output_format: "ILSVRC" label_map_file: "{folder}/map" '
+        f'name_size_file: "{folder}/sizes" output_name_prefix: "all"'
+    )
+    settings = f"{_OUT} {{ num_classes: 2 save_output_param {{ {saved} }} }}"
+    priors = np.array([[[0.5, 0.5, 1, 1], [1, 1, 1, 1]]])
+    run("DetectionOutput", settings, [np.zeros((1, 4)), np.array([[0, 0.5]]), priors])
+    assert (folder / "out" / "all.txt").read_text() == "image 1 0.5 10 5 20 10\n"
+
+
 @shows("DetectionEvaluate", *honoured(LAYERS["DetectionEvaluate"]))
 def evaluations_by_loops(folder: Path) -> None:
     sizes = [(12, 30), (40, 10), (25, 25), (9, 9), (31, 17)]

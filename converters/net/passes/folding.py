@@ -122,8 +122,11 @@ def drop_what_does_nothing(module: fx.GraphModule) -> None:
     """Leave out Dropout that drops nothing, and Split."""
     for node in list(module.graph.nodes):
         dropout, split = layer_module(module, node, Dropout), layer_module(module, node, Split)
-        if dropout is not None and dropout.training:
-            continue
+        if dropout is not None:
+            layer = dropout.layer
+            assert isinstance(layer, Dropout)
+            if layer.drops(dropout.training):
+                continue
         if dropout is None and split is None:
             continue
         several = split is not None and len(split.layer.param.top) > 1
