@@ -172,12 +172,16 @@ class Solver:
         the last update, averaged over iter_size: a 0-d tensor on the device.
 
         Raises:
-            SolverError: `n` is below 1, or not 1 beside inputs; the loss is not finite (on a CPU).
+            SolverError: `n` is no number from 1 on, or not 1 beside inputs; the loss is not finite
+                (on a CPU).
         """
         if isinstance(n, Mapping):
             n, inputs = (1, n) if inputs is None else (2, n)
-        if n < 1 or (inputs is not None and n != 1):
-            raise SolverError(f"{self.path}: step takes a number from 1 on, or inputs for one step")
+        if not isinstance(n, int) or n < 1 or (inputs is not None and n != 1):
+            raise SolverError(
+                f"{self.path}: step takes a number from 1 on, or inputs for one step: a mapping of "
+                "names to arrays"
+            )
         for _ in range(n):
             loss, _ = self._accumulate(inputs)
             if self.plateau is not None:
