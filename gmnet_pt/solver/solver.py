@@ -255,7 +255,7 @@ class Solver:
         if self.plateau is not None:
             self._follow_loss()
         self.current_step = self._due.current_step
-        if self.current_step != step:
+        if self.current_step != step and self.param.lr_policy != "step":  # Caffe tells of no step
             self.show(MultiStep(self.iter, self.current_step))
         if not self._updated:
             self.training.update(self._rate_now, self._iteration_now)
