@@ -73,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
     for command, words in [*steps, (COMMANDS["generate"], VARIANT)]:
         if status := command.run("gmnet", words):
             return status
+    sys.stdout.flush()  # before the training's lines on stderr
     args.path, args.solver = f"{OUTPUTS / FOLDER}/net.prototxt", None
     from gmnet_pt import train
 

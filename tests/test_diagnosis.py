@@ -325,9 +325,6 @@ def _way_to(
 VALUES = {
     "engine": '"MKL2017"',
     "solver_data_type": "FLOAT16",
-    "ap_version": '"11point"',
-    "eval_type": '"detection"',
-    "show_per_class_result": "true",
     "store_blobs_in_old_format": "true",
     "snapshot_log": "true",
 }

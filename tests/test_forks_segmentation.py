@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from field_checks import open_layer
 from field_rows import net_text
+from fork_fields.label_maps import SETTINGS, write_pairs
 from fork_fields.segmentation import unpool
 from test_forks_small import build, leaves, run
 
 from converters import load_net, save_caffemodel
-from converters.errors import NetError
+from converters.errors import DataError, NetError
+from converters.layers.forks.arithmetic.unpooling import Unpool, last_of_each
 from converters.net.choice import NetChoice
 from converters.net.plan import plan_net
 from converters.prototxt.text import parse_net
@@ -113,6 +116,19 @@ def test_unpooling_gives_each_value_the_gradient_of_its_place() -> None:
     torch.testing.assert_close(x.grad, dy.flatten(2).gather(2, mask.flatten(2).long()).view(MAPS))
 
 
+def test_the_last_of_many_values_of_one_place_is_taken() -> None:
+    """In rows long enough that torch works on them in several threads, and as other devices do."""
+    random = torch.Generator().manual_seed(1)
+    x = torch.randn(2, 3, 90_000, generator=random)
+    index = torch.randint(0, 500, x.shape, generator=random)
+    found = Unpool.apply(x, index, 600)
+    wanted = np.zeros((2, 3, 600), np.float32)
+    for n, c in np.ndindex(2, 3):
+        wanted[n, c, index[n, c].numpy()] = x[n, c].numpy()
+    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(last_of_each(x, index, 600), wanted)
+
+
 @pytest.mark.parametrize("place", [-1, 80])
 def test_a_place_outside_the_top_is_an_error(place: int) -> None:
     net = build("Upsample", "upsample_param { scale: 2 }", (MAPS, MAPS))
@@ -163,3 +179,41 @@ def test_seg_accuracy_of_nothing() -> None:
     assert top.flatten().tolist() == [0, 0, 1]
     with pytest.raises(NetError, match="label 2 in"):
         run(net, x, torch.full((3, 1, 4, 5), 2.0, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_a_restored_reader_goes_on(kind: str, tmp_path: Path) -> None:
+    """With its shuffling, its crops and its mirroring."""
+    write_pairs(tmp_path, 5)
+    crop = {"DenseImageData": "crop_height: 3 crop_width: 4 mirror: true"}.get(kind, "")
+    pixel = "label_type: PIXEL" if kind == "ImageSegData" else ""
+    transform = "" if crop else "crop_size: 3 mirror: true"
+    settings = (
+        f'{SETTINGS[kind]} {{ source: "list.txt" batch_size: 2 shuffle: true {crop} {pixel} }} '
+        f"transform_param {{ {transform} }}"
+    )
+    first, second = (open_layer(kind, settings, tmp_path, "TRAIN") for _ in range(2))
+    for _ in range(3):
+        first.next()
+    second.restore(first.state())
+    for _ in range(4):
+        one, other = first.next(), second.next()
+        for name in ("data", "label"):
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_files_that_are_absent_are_named(kind: str, tmp_path: Path) -> None:
+    write_pairs(tmp_path, 3)
+    (tmp_path / "1-labels.png").unlink()
+    pixel = "label_type: PIXEL" if kind == "ImageSegData" else ""
+    settings = f'{SETTINGS[kind]} {{ source: "list.txt" batch_size: 2 {pixel} }}'
+    reader = open_layer(kind, settings, tmp_path)
+    with pytest.raises(DataError, match=r"1 of the 6 files.*1-labels.png"):
+        reader.check()
+    with pytest.raises(DataError, match=r"1-labels.png cannot be read"):
+        reader.next()
+    if kind != "ImageSegData":
+        (tmp_path / "list.txt").write_text("0.png 0-labels.png 1.png\n")
+        with pytest.raises(DataError, match=r"1\.png has no file of labels"):
+            open_layer(kind, settings, tmp_path)

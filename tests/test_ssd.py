@@ -44,6 +44,7 @@ def test_suppression_by_groups(
     number: int, threshold: float, eta: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(boxes, "PAIRS", 5000)
+    monkeypatch.setattr(boxes, "BLOCK", 29)
     every = drawn(number)
     every[::7, 2:] = every[::7, :2]  # boxes without area suppress nothing
     groups = np.random.default_rng(2).integers(0, 4, number) ** 2

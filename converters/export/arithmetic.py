@@ -296,8 +296,8 @@ def reorg_back(x: Tensor, stride: int) -> Tensor:
 def unpool(x: Tensor, mask: Tensor, height: int, width: int) -> Tensor:
     """Values at the places h · W + w that a pooling mask has for them, 0 elsewhere."""
     flat = torch.zeros(*x.shape[:2], height * width, dtype=x.dtype, device=x.device)
-    flat = flat.scatter(2, mask.flatten(2).long(), x.flatten(2))
-    return flat.reshape(*x.shape[:2], height, width)
+    filled = flat.scatter(2, mask.flatten(2).long(), x.flatten(2))
+    return filled.reshape(*x.shape[:2], height, width)
 
 
 def boxes_of(values: Tensor, priors: Tensor, code: str) -> Tensor:

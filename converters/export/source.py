@@ -180,7 +180,8 @@ def leave_out(part: Part, position: LayerPlan | None = None) -> str:
     if position is None:
         return "; --until BLOB exports what comes before"
     names = {value: name for name, value in part.plan.values.items()}
-    until = " ".join(f"--until {names[value]}" for value in position.bottoms if value in names)
+    made = [names[value] for value in position.bottoms if value not in part.plan.inputs.values()]
+    until = " ".join(f"--until {name}" for name in made)
     return f"; leave it out: {until}" if until else ""
 
 

@@ -92,13 +92,12 @@ class Loss(Layer):
         return shape + (1,) * (4 - len(shape))
 
 
+PRE_FIXED = ("loss_param.pre_fixed_normalizer", "loss_param.normalization.PRE_FIXED")
+
+
 class NormalizedLoss(Loss):
     """A loss that reads loss_param: what its sum is divided by, and which label is left out."""
 
-    of_forks: ClassVar[tuple[str, ...]] = (
-        "loss_param.pre_fixed_normalizer",
-        "loss_param.normalization.PRE_FIXED",
-    )
     normalization: int
     ignored_label: int | None
 
@@ -166,8 +165,8 @@ class SoftmaxWithLoss(_LabelLoss):
     layers/softmax_loss_layer.cpp.
     """
 
-    of_forks = (
-        *NormalizedLoss.of_forks,
+    of_forks: ClassVar[tuple[str, ...]] = (
+        *PRE_FIXED,
         "loss_param.weight_by_label_freqs",
         "loss_param.class_weighting",
     )
@@ -274,6 +273,8 @@ class SigmoidCrossEntropyLoss(NormalizedLoss):
     Targets are real; one whose whole part is ignore_label is left out.
     Source: Caffe layers/sigmoid_cross_entropy_loss_layer.cpp.
     """
+
+    of_forks = PRE_FIXED
 
     def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
         self.read_loss_param(pb.LossParameter.BATCH_SIZE)
@@ -414,6 +415,7 @@ class InfogainLoss(_LabelLoss):
 
     bottoms = Count(2, 3)
     no_gradient = (1, 2)
+    of_forks = PRE_FIXED
     ignored = {
         "softmax_param.axis": "the layer's own infogain_loss_param.axis takes its place",
         "softmax_param.engine": ENGINE,

@@ -23,6 +23,7 @@ from field_rows import (
 from oracle import Array
 
 from converters.prototxt.text import parse_net
+from fork_fields import Refused
 
 
 def away(value: float) -> int:
@@ -223,6 +224,13 @@ ROWS = [
 ]
 
 
+REFUSED = {
+    ("ROIAlign", "roi_align_param"): Refused(
+        "roi_align_param { pooled_h: 2 pooled_w: 2 }", MAPS, "roi_align_param is Synopsys's"
+    )
+}
+
+
 def draw(folder: Path, kind: str, settings: str, tops: int, *bottoms: Array) -> list[Array]:
     """The tops for these bottoms."""
     text = net_text(kind, settings, [bottom.shape for bottom in bottoms], tops)
@@ -261,12 +269,12 @@ def hardest(folder: Path) -> None:
 class Proposed:
     """A small Proposal, its inputs, and its regions by plain loops."""
 
-    ratios, scales = (0.5, 1.0, 2.0), (1.0, 3.0)
+    ratios, scales = (0.5, 1.0, 2.0), (8.0, 24.0)
     changed = (
         ("feat_stride", 5),
         ("base_size", 6),
-        ("min_size", 7),
-        ("pre_nms_topn", 20),
+        ("min_size", 12),
+        ("pre_nms_topn", 9),
         ("post_nms_topn", 6),
         ("nms_thresh", 0.3),
     )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from converters.layers.loss import NormalizedLoss, SoftmaxWithLoss
+from converters.layers.loss import PRE_FIXED, NormalizedLoss, SoftmaxWithLoss
 from converters.layers.registry import BlobSpec, Count, Family, Layer, LayerState, Shape
 
 if TYPE_CHECKING:
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from converters.layers.forks.arithmetic import weighting
 
 register = Family("#fc9272")
-
-PRE_FIXED = "R-FCN's code stops at normalization: PRE_FIXED here"
 
 
 @register("SoftmaxWithLossOHEM", "softmax_param", "loss_param")
@@ -31,8 +29,10 @@ class SoftmaxWithLossOHEM(SoftmaxWithLoss):
 
     origin = "R-FCN"
     tops = Count(1, 3)
-    of_forks = NormalizedLoss.of_forks
-    differences = f"{SoftmaxWithLoss.differences}; {PRE_FIXED}"
+    of_forks = PRE_FIXED
+    differences = (
+        f"{SoftmaxWithLoss.differences}; R-FCN's code stops at normalization: PRE_FIXED here"
+    )
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         return [*super().reshape(bottoms), bottoms[1]][: len(self.param.top)]
@@ -58,6 +58,7 @@ class SmoothL1LossOHEM(NormalizedLoss):
     origin = "R-FCN"
     bottoms = Count(2, 3)
     tops = Count(1, 2)
+    of_forks = PRE_FIXED
     no_gradient = (2,)
     whole_numbers = ()
     ignored = {"loss_param.ignore_label": "there are no labels"}

@@ -1,4 +1,6 @@
-"""Boxes by their corners (xmin, ymin, xmax, ymax): overlap, code, matching, suppression.
+"""SSD's boxes by their corners (xmin, ymin, xmax, ymax): overlap, code, matching, suppression.
+
+Proposals of other forks are suppressed in one group, by other rules: `suppression`.
 
 No function loops over boxes: what is greedy in the forks is brought to rest by rounds over all of
 them at once, which gives the greedy result. Source: weiliu89/caffe util/bbox_util.cpp.
@@ -22,6 +24,8 @@ UNMATCHED, LEFT_OUT = -1, -2
 """In place of the number of a match: no box, and a box that must not be matched."""
 PAIRS = 1 << 19
 """Overlaps that are computed at a time: few enough to stay in a processor's cache."""
+BLOCK = 1024
+"""Boxes of a group that are settled at a time, so that the overlaps of many fit into memory."""
 
 
 def areas(boxes: Tensor) -> Tensor:
@@ -238,14 +242,11 @@ def _pairs(overlap: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
 # Suppression -------------------------------------------------------------------------------------
 
 
-def suppress(
-    boxes: Tensor, groups: Tensor, threshold: float, eta: float = 1.0, inclusive: bool = False
-) -> Tensor:
+def suppress(boxes: Tensor, groups: Tensor, threshold: float, eta: float = 1.0) -> Tensor:
     """Which of boxes (n, 4), best first, are kept in their groups (n,): (n,) of bool.
 
-    A box goes that overlaps one kept before it, in its group, by more than the threshold, or by as
-    much if `inclusive`. With `eta` below 1 the threshold shrinks by it at each kept box while it is
-    above a half.
+    A box goes that overlaps one kept before it, in its group, by more than the threshold. With
+    `eta` below 1 the threshold shrinks by it at each kept box while it is above a half.
     """
     kept = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
     if len(boxes) < 2:
@@ -266,29 +267,44 @@ def suppress(
         where = rank[inside] - start, place[inside]
         padded = boxes.new_zeros(stop - start, most, 4)
         padded[where] = boxes[inside]
-        kept[inside] = _greedy(padded, threshold, eta, inclusive)[where]
+        kept[inside] = _greedy(padded, threshold, eta)[where]
         start = stop
     return kept
 
 
-def _greedy(boxes: Tensor, threshold: float, eta: float, inclusive: bool) -> Tensor:
-    """As `suppress`, for (g, k, 4): (g, k) of bool."""
-    overlap = overlaps(boxes, boxes).triu_(1)
-    keep = boxes.new_ones(boxes.shape[:2], dtype=torch.bool)
+def _greedy(boxes: Tensor, threshold: float, eta: float) -> Tensor:
+    """As `suppress`, for (g, k, 4): (g, k) of bool. Many are taken block by block."""
     bounds = _thresholds(threshold, eta, boxes)
-    if len(bounds) == 1:
-        near = overlap >= threshold if inclusive else overlap > threshold
-        near = near.triu_(1).to(overlap.dtype)
+    keep = boxes.new_zeros(boxes.shape[:2], dtype=torch.bool)
+    for start in range(0, boxes.shape[1], BLOCK):
+        block = boxes[:, start : start + BLOCK]
+        before = keep[:, :start]
+        most = torch.zeros_like(block[..., 0])
+        if start:
+            overlap = overlaps(boxes[:, :start], block).masked_fill_(~before[..., None], 0)
+            most = overlap.amax(1)
+        count = before.sum(1, keepdim=True)
+        keep[:, start : start + BLOCK] = _settled(block, most, count, bounds)
+    return keep
+
+
+def _settled(boxes: Tensor, most: Tensor, count: Tensor, bounds: Tensor) -> Tensor:
+    """Which of (g, k, 4) are kept, where `count` (g, 1) are already and overlap them by `most`."""
+    overlap = overlaps(boxes, boxes)
+    bound = bounds[0]
+    keep = boxes.new_ones(boxes.shape[:2], dtype=torch.bool)
+    near = (overlap > bound).triu_(1).to(overlap.dtype)
     while True:
-        before = keep
+        last = keep
         if len(bounds) > 1:
             # What the threshold is at a box depends on how many were kept before it.
-            earlier = (keep.cumsum(1) - keep.long()).clamp(max=len(bounds) - 1)
-            bound = bounds[earlier][:, None]
-            near = (overlap >= bound if inclusive else overlap > bound).triu(1).to(overlap.dtype)
+            earlier = count + keep.cumsum(1) - keep.long()
+            bound = bounds[earlier.clamp(max=len(bounds) - 1)]
+            near = (overlap > bound[:, None]).triu_(1).to(overlap.dtype)
         # A box is settled once those before it are: the rounds end at the greedy result.
-        keep = torch.bmm(keep[:, None].to(near.dtype), near)[:, 0] == 0
-        if torch.equal(keep, before):
+        held = torch.bmm(keep[:, None].to(near.dtype), near)[:, 0] > 0
+        keep = ~(held | ((most > bound) & (count > 0)))
+        if torch.equal(keep, last):
             return keep
 
 
