@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from field_rows import net_text
 from converters.__main__ import COMMANDS
 from converters.command_line.program import run_subcommand
 from converters.formats.blob import encode_blob
+from gmnet_pt.solver import lr_policy, updates
 
 ROOT = Path(__file__).parents[1]
 
@@ -401,6 +403,23 @@ def test_one_file_can_be_checked_and_what_it_warns_of_is_noted(
         f"ok   {path}: solver, type SGD, net ${{DATA}}/net.prototxt",
     ]
     assert (status, last) == (0, "1 files, 0 states, 0 failures")
+
+
+@pytest.mark.parametrize(
+    ("field", "names"), [("type", updates._RULES), ("lr_policy", lr_policy._POLICIES)]
+)
+def test_a_solver_of_no_known_rule_or_policy_fails(
+    field: str, names: Mapping[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "solver.prototxt"
+    for name in names:
+        path.write_text(f'base_lr: 1 {field}: "{name}"')
+        status, lines, _ = check(capsys, path)
+        assert (status, lines[0][:4]) == (0, "ok  ")
+    path.write_text(f'base_lr: 1 {field}: "cosine"')
+    status, lines, _ = check(capsys, path)
+    told = f'FAIL {path}: {field} "cosine" is unknown (one of: {", ".join(names)})'
+    assert (status, lines) == (1, [told])
 
 
 def test_the_help_tells_the_limits(capsys: pytest.CaptureFixture[str]) -> None:
