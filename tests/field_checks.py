@@ -441,6 +441,22 @@ def dropout_in_test(folder: Path) -> None:
     assert set(first.unique().tolist()) == {0.0, 2.0} and not torch.equal(first, second)
 
 
+@shows("Dropout", "dropout_param.scale_train")
+def dropout_scaled_in_test(folder: Path) -> None:
+    """What is kept stays as it is, with a gradient of 1; in TEST all is multiplied by 1 - ratio."""
+    settings = "dropout_param { dropout_ratio: 0.75 scale_train: false }"
+    text = net_text("Dropout", settings, ((100, 100),))
+    x = torch.full((100, 100), 3.0, requires_grad=True)
+    y = build(parse_net(text, "net"), folder, "TRAIN")({"b0": x})["t0"]
+    y.sum().backward()
+    assert x.grad is not None and torch.equal(y, x * x.grad)
+    assert set(y.unique().tolist()) == {0.0, 3.0}
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            y = build(parse_net(text, "net"), folder)({"b0": x})["t0"]
+        assert torch.equal(y, torch.full_like(y, 0.75))
+
+
 @shows("Eltwise", "eltwise_param.stable_prod_grad")
 def product_gradient(folder: Path) -> None:
     """The unstable gradient is y / x · dy: NaN where a factor is 0."""

@@ -33,9 +33,11 @@ def check(
 
 def source(kind: str, tops: str = "data label", settings: str = "", rule: str = "") -> str:
     """A data layer whose files are absent."""
-    param = {"ImageData": "image_data_param", "WindowData": "window_data_param"}.get(
-        kind, f"{kind.replace('Data', '').lower()}_data_param".removeprefix("_")
-    )
+    param = {
+        "ImageData": "image_data_param",
+        "WindowData": "window_data_param",
+        "AnnotatedData": "data_param",
+    }.get(kind, f"{kind.replace('Data', '').lower()}_data_param".removeprefix("_"))
     named = " ".join(f'top: "{top}"' for top in tops.split())
     own, _, transform = settings.partition("|")
     return (
@@ -139,6 +141,28 @@ def test_a_phase_without_data_is_skipped_but_a_part_of_a_net_fails(
 SLICED = """layer { name: "s" type: "Slice" bottom: "label" top: "l1" top: "l2"
   slice_param { axis: 1 slice_point: 1 } }
 """
+POOLED_REGIONS = """layer { name: "p" type: "ROIPooling" bottom: "data" bottom: "rois" top: "p"
+  roi_pooling_param { pooled_h: 2 pooled_w: 3 } }
+layer { name: "fc" type: "InnerProduct" bottom: "p" top: "fc"
+  inner_product_param { num_output: 6 weight_filler { type: "xavier" } } }
+"""
+DETECTOR = """layer { name: "c" type: "Convolution" bottom: "data" top: "c"
+  convolution_param { num_output: 8 kernel_size: 9 stride: 9 weight_filler { type: "xavier" } } }
+layer { name: "l" type: "Convolution" bottom: "c" top: "l"
+  convolution_param { num_output: 4 kernel_size: 1 weight_filler { type: "xavier" } } }
+layer { name: "s" type: "Convolution" bottom: "c" top: "s"
+  convolution_param { num_output: 3 kernel_size: 1 weight_filler { type: "xavier" } } }
+layer { name: "lp" type: "Permute" bottom: "l" top: "lp"
+  permute_param { order: 0 order: 2 order: 3 order: 1 } }
+layer { name: "sp" type: "Permute" bottom: "s" top: "sp"
+  permute_param { order: 0 order: 2 order: 3 order: 1 } }
+layer { name: "lf" type: "Flatten" bottom: "lp" top: "lf" }
+layer { name: "sf" type: "Flatten" bottom: "sp" top: "sf" }
+layer { name: "p" type: "PriorBox" bottom: "c" bottom: "data" top: "p"
+  prior_box_param { min_size: 9 } }
+layer { name: "m" type: "MultiBoxLoss" bottom: "lf" bottom: "sf" bottom: "p" bottom: "label"
+  top: "m" multibox_loss_param { num_classes: 3 } }
+"""
 SEQUENCES = """
 layer { name: "e" type: "Embed" bottom: "words" top: "e" 
   embed_param { num_output: 4 input_dim: 9 } }
@@ -147,7 +171,7 @@ layer { name: "lstm" type: "LSTM" bottom: "e" bottom: "cont" top: "h"
 layer { name: "fc" type: "InnerProduct" bottom: "h" top: "fc"
   inner_product_param { num_output: 9 axis: 2 weight_filler { type: "xavier" } } }
 """
-DETECTOR = """
+WHOLE_DETECTOR = """
 layer { name: "d" type: "AnnotatedData" top: "data" top: "label"
   data_param { source: "absent" batch_size: 9 }
   transform_param { resize_param { height: 30 width: 40 } } }
@@ -227,7 +251,19 @@ GUESSES = {
         'python_param { module: "absent" layer: "Absent" } }' + FC + loss("EuclideanLoss"),
         "label (2, 6)",
     ),
-    "boxes": (DETECTOR, "data (2, 3, 30, 40), label (1, 1, 1, 8)"),
+    "regions": (
+        source("HDF5Data", "data rois label targets weights")
+        + POOLED_REGIONS
+        + loss("SoftmaxWithLoss")
+        + 'layer { name: "o" type: "SmoothL1LossOHEM" bottom: "fc" bottom: "targets" '
+        'bottom: "weights" top: "o" }',
+        "rois (2, 5), label (2,), targets (2, 6), weights (2, 6)",
+    ),
+    "boxes": (
+        source("AnnotatedData", settings="|resize_param { height: 21 width: 18 }") + DETECTOR,
+        "data (2, 3, 21, 18), label (1, 1, 2, 8)",
+    ),
+    "detector": (WHOLE_DETECTOR, "data (2, 3, 30, 40), label (1, 1, 2, 8)"),
     "sequences": (
         source("HDF5Data", "cont words label")
         + SEQUENCES
@@ -275,6 +311,22 @@ def test_a_shape_error_after_a_guess_names_it_and_the_option(
     assert line == "ok   net.prototxt: TEST: 2 layers, data (2, 7, 5, 2) → r (2, 70)"
     _, (line,), _ = check(capsys, tmp_path, "--input-shape", "data=2,7,5,3")
     assert "guessed" not in line
+
+
+def test_python_layers_are_skipped_when_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A layer within the net too: what it gives is guessed for the layers that read it."""
+    python = """layer { name: "t" type: "Python" bottom: "label" bottom: "fc" top: "targets"
+      propagate_down: false propagate_down: true python_param { module: "absent" layer: "A" } }"""
+    text = source("HDF5Data") + FC + python + loss("EuclideanLoss", label="targets")
+    (tmp_path / "net.prototxt").write_text(text)
+    status, lines, _ = check(capsys, tmp_path)
+    assert status == 1 and "would run Python code, absent.A" in lines[0]
+    status, lines, _ = check(capsys, tmp_path, "--skip-python-layers", "--allow-python-layers")
+    assert status == 0
+    for line in lines:
+        assert "targets (2, 6) → " in line
 
 
 # Limits ------------------------------------------------------------------------------------------

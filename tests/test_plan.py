@@ -169,6 +169,15 @@ def test_propagate_down_false_stops_the_gradient_unless_backward_is_forced() -> 
     assert gradients(build("force_backward: true\n" + text)) == {"a": True, "b": True}
 
 
+def test_a_loss_without_a_top_has_its_weight() -> None:
+    label = 'layer { name: "y" type: "DummyData" top: "y" dummy_data_param { shape { dim: 2 } } }'
+    text = 'layer { name: "l" type: "SoftmaxWithLoss" bottom: "x" bottom: "y" loss_weight: 3 }'
+    loss, outputs = build(DATA + label + text).loss({"x": X})
+    wanted = 3 * torch.nn.functional.cross_entropy(X, torch.zeros(2, dtype=torch.long))
+    torch.testing.assert_close(loss, wanted)
+    assert not outputs
+
+
 def test_any_top_may_be_a_loss() -> None:
     text = DATA + product("a", "x", "loss_weight: 0.5") + product("b", "a") + total("b", 2)
     net = build(text)

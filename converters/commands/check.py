@@ -15,6 +15,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -30,14 +31,13 @@ from converters.layers.registry import Shape
 from converters.memory import free_memory, limit_growth
 from converters.net.choice import NetChoice
 from converters.net.failures import explained
-from converters.net.guesses import is_source, plan_guessing
+from converters.net.guesses import boxes_of, is_source, plan_guessing, without_python
 from converters.net.plan import NetPlan
 from converters.proto import caffe_pb2 as pb
 from converters.prototxt.kind import is_solver
 from converters.prototxt.net_rules import filter_net
 from converters.prototxt.strangers import unfilled_strings
 from converters.prototxt.text import read_net, read_solver, read_text
-from converters.records.annotated import COLUMNS
 from converters.reporting import readable
 
 if TYPE_CHECKING:
@@ -70,6 +70,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"the most memory that a net may take; default: {_SHARE:g} of what is free",
     )
     add_python_option(parser)
+    parser.add_argument(
+        "--skip-python-layers",
+        action="store_true",
+        help="guess what Python layers give, and check the layers around them, whatever else is "
+        "said",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -327,9 +333,11 @@ def _check_state(net: pb.NetParameter, state: _State, job: _Job) -> str:
         net,
         state.phase,
         stages=state.stages,
-        allow_python_layers=args.allow_python_layers,
+        allow_python_layers=args.allow_python_layers and not args.skip_python_layers,
         may_write=False,
     )
+    if args.skip_python_layers:
+        choice = replace(choice, message=without_python(choice.filtered()))
     plan, _ = plan_guessing(choice, parse_shapes(args.input_shape), not args.shapes_only)
     shapes = plan.input_shapes()
     inputs = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
@@ -379,10 +387,13 @@ def _compute(plan: NetPlan) -> None:
 
 
 def _values(shape: Shape, whole: bool) -> torch.Tensor:
-    """Small noise for images, a box in the middle for boxes, zeros (a valid label) for the rest."""
+    """Small noise for images, a box of class 1 in each for SSD's, zeros (a valid label) else."""
     import torch
 
-    if whole and len(shape) == 4 and shape[:2] == (1, 1) and shape[3] == COLUMNS:
-        return torch.tensor([0, 1, 0, 0.25, 0.25, 0.75, 0.75, 0]).expand(shape).clone()
+    if whole and shape == boxes_of(shape[2:3]):
+        box = torch.tensor([0, 1, 0, 0.25, 0.25, 0.75, 0.75, 0])
+        boxes = box.repeat(shape[2], 1)
+        boxes[:, 0] = torch.arange(shape[2])
+        return boxes.reshape(shape)
     is_image = not whole and math.prod(shape) > shape[0]
     return torch.randn(shape) * 0.1 if is_image else torch.zeros(shape)

@@ -239,17 +239,19 @@ class Threshold(Layer):
 class Dropout(Layer):
     """TRAIN: x · mask / (1 - ratio), the mask keeping a value with probability 1 - ratio; TEST: x.
 
-    With SegNet's `sample_weights_test` TEST is as TRAIN. Sources: Caffe and
-    alexgkendall/caffe-segnet, dropout_layer.cpp.
+    With SegNet's `sample_weights_test` TEST is as TRAIN. With R-FCN's `scale_train` false TRAIN is
+    x · mask and TEST x · (1 - ratio). Sources: Caffe, alexgkendall/caffe-segnet and
+    daijifeng001/caffe-rfcn, dropout_layer.cpp.
     """
 
-    of_forks = ("dropout_param.sample_weights_test",)
+    of_forks = ("dropout_param.sample_weights_test", "dropout_param.scale_train")
     refused = {"dropout_ratio 1 in TRAIN": "nothing would be kept, and Caffe computes NaN"}
 
     def setup(self, bottoms: Sequence[Shape]) -> Sequence[BlobSpec]:
         # Read here: torch.compile traces forward and cannot ask a message for its fields.
         self.ratio = ratio = self.param.dropout_param.dropout_ratio
         self.always = self.param.dropout_param.sample_weights_test
+        self.scales_train = self.param.dropout_param.scale_train
         if not 0 <= ratio <= 1:
             raise self.error(f"dropout_ratio {ratio:g} must be from 0 to 1")
         if ratio == 1 and (self.always or self.phase == "TRAIN"):
@@ -260,17 +262,23 @@ class Dropout(Layer):
         """Whether there is a mask."""
         return training or self.always
 
+    def rests(self, training: bool) -> bool:
+        """Whether the top is the bottom."""
+        return not self.drops(training) and self.scales_train
+
     def _keeps_nothing(self) -> NetError:
         return self.error("dropout_ratio 1 keeps no value in TRAIN, and Caffe computes NaN")
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
         x = bottoms[0]
         if not self.drops(state.training):
-            return x
+            return x if self.scales_train else x * (1 - self.ratio)
         if self.ratio == 1:
             raise self._keeps_nothing()
         if x.device.type != "cpu" or torch.compiler.is_compiling():
-            return F.dropout(x, self.ratio)
+            dropped = F.dropout(x, self.ratio)
+            return dropped if self.scales_train else dropped * (1 - self.ratio)
         mask = masks.keep_mask(x, 1 - self.ratio)
-        y: Tensor = masks.Masked.apply(x, mask, 1 / (1 - self.ratio))  # type: ignore[no-untyped-call]
+        scale = 1 / (1 - self.ratio) if self.scales_train else 1.0
+        y: Tensor = masks.Masked.apply(x, mask, scale)  # type: ignore[no-untyped-call]
         return y

@@ -161,10 +161,12 @@ class SoftmaxWithLoss(_LabelLoss):
     """-Σ log max(softmax(x)[label], FLT_MIN) / normalizer; an optional second top is the softmax.
 
     SegNet's `weight_by_label_freqs` multiplies each position's loss by its label's value in
-    `class_weighting`; the normalizer stays. Sources: Caffe and alexgkendall/caffe-segnet,
-    layers/softmax_loss_layer.cpp.
+    `class_weighting`; the normalizer stays. R-FCN's optional third top is the loss at each label,
+    before the normalizer; no gradient comes back through it either. Sources: Caffe,
+    alexgkendall/caffe-segnet and daijifeng001/caffe-rfcn, layers/softmax_loss_layer.cpp.
     """
 
+    tops = Count(1, 3)
     of_forks: ClassVar[tuple[str, ...]] = (
         *PRE_FIXED,
         "loss_param.weight_by_label_freqs",
@@ -182,13 +184,14 @@ class SoftmaxWithLoss(_LabelLoss):
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         tops = self.shape_tops(bottoms, self.param.softmax_param.axis)
+        self.each_wanted = len(self.param.top) > 2
         classes = bottoms[0][self.along]
         if self._weights is not None and len(self._weights) != classes:
             raise self.error(
                 f"weight_by_label_freqs needs a class_weighting for each of the {classes} classes "
                 f"of {self.bottom_name(0)} {bottoms[0]}, not {len(self._weights)}"
             )
-        return tops
+        return [*tops, bottoms[1]] if self.each_wanted else tops
 
     def losses(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
         """The losses (outer, 1, inner), 0 where a label does not count, and which count."""
@@ -213,7 +216,8 @@ class SoftmaxWithLoss(_LabelLoss):
 
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
         losses, counted = self.losses(bottoms[0], bottoms[1])
-        return self.with_softmax(self.normalized(losses, len(losses), counted), bottoms[0])
+        tops = self.with_softmax(self.normalized(losses, len(losses), counted), bottoms[0])
+        return (*tops, losses.detach().reshape(bottoms[1].shape)) if self.each_wanted else tops
 
 
 @register("Accuracy", "accuracy_param")

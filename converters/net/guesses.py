@@ -15,6 +15,7 @@ from typing import NamedTuple
 from converters.errors import CaffeError, DataError, NetError, ShapeError
 from converters.formats.blob import read_blob
 from converters.layers import LAYERS, make_layer
+from converters.layers.forks.regions import REGION
 from converters.layers.registry import Shape
 from converters.memory import free_memory, gibibytes
 from converters.net.choice import NetChoice
@@ -31,9 +32,12 @@ USUAL = (
 """Channels, height and width that absent images may have, in the order in which they are tried."""
 _SEGNETS = (360, 480)
 """Height and width of CamVid's images, for which SegNet's sizes are written."""
-_ONE_BOX = (1, 1, 1, COLUMNS)
-"""Ground truth, as detectors have it."""
 _FLOAT = 4
+
+
+def boxes_of(items: Shape) -> Shape:
+    """The shape of SSD's labels: a box for each item."""
+    return (1, 1, *items[:1], COLUMNS)
 
 
 class Guessed(NamedTuple):
@@ -57,6 +61,16 @@ class _Image(NamedTuple):
 def is_source(layer: pb.LayerParameter) -> bool:
     """Whether a layer brings data: it has tops, no bottoms, and no parameters of its own."""
     return bool(layer.top) and not layer.bottom and layer.type != "Parameter"
+
+
+def without_python(net: pb.NetParameter) -> pb.NetParameter:
+    """The net whose Python layers bring their tops from nowhere, so that they can be guessed."""
+    kept = pb.NetParameter()
+    kept.CopyFrom(net)
+    for layer in kept.layer:
+        if layer.type == "Python":
+            del layer.bottom[:], layer.propagate_down[:]
+    return kept
 
 
 def plan_guessing(
@@ -173,6 +187,8 @@ def _image_of(layer: pb.LayerParameter, choice: NetChoice) -> _Image:
     if mean is not None:
         channels = mean.channels if channels is None else channels
         height, width = (height, width) if height else (mean.height, mean.width)
+    if transform.resize_param.height and transform.resize_param.width:
+        height, width = transform.resize_param.height, transform.resize_param.width
     if transform.crop_size:
         height = width = transform.crop_size
     for crop in (
@@ -220,7 +236,7 @@ def _guessed(
         found: dict[str, Shape] = {}
         for top in waiting:
             for position, reader in _readers(net, top):
-                shape = _needed(reader, position, shapes, items, choice)
+                shape = _needed(reader, position, shapes, set(waiting), items, choice)
                 if shape is not None:
                     found.setdefault(top, shape)
         if not found:
@@ -247,6 +263,7 @@ def _is_image(net: pb.NetParameter, top: str, index: int) -> bool:
         if cls is None or cls.moves_values or reader.type in ("Silence", "Python"):
             continue
         compares = cls.is_loss or position in cls.whole_numbers or reader.type == "Eltwise"
+        compares = compares or bool(position and position in cls.no_gradient)
         plain.append(not compares and not (position and reader.type in _RECURRENT))
     if plain:
         return any(plain)
@@ -260,23 +277,28 @@ def _needed(
     reader: pb.LayerParameter,
     position: int,
     shapes: Mapping[str, Shape],
+    waiting: set[str],
     items: Shape,
     choice: NetChoice,
 ) -> Shape | None:
     """The simplest shape for a bottom that the reader takes, None while another one is unknown.
 
-    A value for each item, one for each place of another bottom, or as many as that has.
+    A value for each item, one for each place of another bottom, or as many as that has; rows of
+    boxes. Bottoms behind the first that wait like this one (targets and their weights) have its
+    shape.
     """
     bottoms = [shapes.get(name, ()) for name in reader.bottom]
-    others = [shape for place, shape in enumerate(bottoms) if place != position]
+    alike = [i for i, name in enumerate(reader.bottom) if i and name in waiting]
+    others = [shape for place, shape in enumerate(bottoms) if place not in (position, *alike)]
     if reader.type not in LAYERS or not all(others):
         return None
     candidates = [items, (*items, _columns(reader))]
     for other in others[:1]:
         candidates += [other[:-1], (other[0], 1, *other[2:]), other[:2], other]
-    candidates.append(_ONE_BOX)
+    candidates += [(items[0], REGION), boxes_of(items)]
     for shape in candidates:
-        bottoms[position] = shape
+        for place in (position, *alike):
+            bottoms[place] = shape
         layer = make_layer(reader, choice.environment)
         try:
             layer.setup(bottoms)

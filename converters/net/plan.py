@@ -396,10 +396,9 @@ class _Wiring:
 
     def _loss_weights(self, layer: Layer, tops: int) -> tuple[float, ...]:
         given = list(layer.param.loss_weight)
-        if given and len(given) != len(layer.param.top):
+        if given and len(given) != tops:
             raise layer.error(
-                f"has {len(given)} loss_weight values for {len(layer.param.top)} tops; "
-                "give none or one per top"
+                f"has {len(given)} loss_weight values for {tops} tops; give none or one per top"
             )
         if layer.is_loss and not given and tops > 1:
             raise layer.error(

@@ -105,7 +105,7 @@ def smooth(b: list[Array], normalizer: float) -> list[Array]:
     return [np.array(each.sum() / normalizer), each.reshape(-1, 1, 1, 1)]
 
 
-def with_regions(normalizer: float, ignored: int = -1) -> Row:
+def with_regions(type_name: str, normalizer: float, ignored: int = -1) -> Row:
     def formula(b: list[Array], w: list[Array]) -> list[Array]:
         label = b[1].astype(int)
         p = oracle.softmax(b[0], 1)
@@ -114,7 +114,7 @@ def with_regions(normalizer: float, ignored: int = -1) -> Row:
 
     given = "ignore_label: 1" if ignored == 1 else "pre_fixed_normalizer: 7"
     return Row(
-        "SoftmaxWithLossOHEM",
+        type_name,
         f"loss_param.{given.split(':')[0]} loss_param.normalization",
         f"loss_param {{ {given} normalization: {'NONE' if ignored == 1 else 'PRE_FIXED'} }} "
         "loss_weight: 1 loss_weight: 0 loss_weight: 0",
@@ -188,8 +188,9 @@ ROWS = [
         lambda b, w: [sigmoid_loss(b, w)[0] * 12 / 7],
         labels=2,
     ),
-    with_regions(7),
-    with_regions(1, ignored=1),
+    with_regions("SoftmaxWithLoss", 7),
+    with_regions("SoftmaxWithLossOHEM", 7),
+    with_regions("SoftmaxWithLossOHEM", 1, ignored=1),
     Row(
         "SoftmaxWithLossOHEM",
         "softmax_param.axis",

@@ -108,4 +108,4 @@ def _dropout(layer: Dropout, call: Call) -> str:
     if layer.param.HasField("phase") and layer.phase == "TRAIN":
         ratio = number(layer.ratio)
         raise NoLineError(f"its own phase is TRAIN, in which dropout_ratio {ratio} is random")
-    return call.x
+    return call.x if layer.scales_train else f"{call.x} * {number(1 - layer.ratio)}"

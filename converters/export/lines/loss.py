@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from converters.export.writing import Call, line, number
+from converters.export.writing import Call, NoLineError, line, number
 from converters.layers.forks.faces import CenterLoss
 from converters.layers.loss import Accuracy, InfogainLoss, NormalizedLoss, SoftmaxWithLoss
 from converters.layers.registry import Layer
@@ -24,6 +24,8 @@ def _with_softmax(layer: SoftmaxWithLoss | InfogainLoss, loss: str, call: Call) 
 
 @line("SoftmaxWithLoss")
 def _softmax_loss(layer: SoftmaxWithLoss, call: Call) -> str:
+    if layer.each_wanted:
+        raise NoLineError("its third top, the loss at each label, is of R-FCN's training alone")
     x, labels = call.bottoms
     loss = f"softmax_loss({x}, {labels}, {layer.along}, {_normalization(layer)})"
     return _with_softmax(layer, loss, call)

@@ -499,7 +499,7 @@ class MultiBoxLoss(_Predictions, NormalizedLoss):
         if self.softmax and not 0 <= self.background < self.classes:
             raise self.error(
                 f"background_label_id {self.background} must be one of the {self.classes} classes "
-                "(num_classes), 0 to {self.classes - 1}, with SOFTMAX"
+                f"(num_classes), 0 to {self.classes - 1}, with SOFTMAX"
             )
         self.agnostic = param.map_object_to_agnostic
         if self.agnostic and self.classes != (wanted := 2 if self.background >= 0 else 1):

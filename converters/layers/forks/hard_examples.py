@@ -21,28 +21,16 @@ register = Family("#fc9272")
 
 @register("SoftmaxWithLossOHEM", "softmax_param", "loss_param")
 class SoftmaxWithLossOHEM(SoftmaxWithLoss):
-    """SoftmaxWithLoss, whose optional third top is the loss at each label, before the normalizer.
+    """SoftmaxWithLoss, with R-FCN's third top, under a name of its own.
 
-    No gradient comes back through the second and third top. Source: syshensyshen/pva-mobilenet-v2
-    softmax_loss_ohem_layer.cu.
+    Source: syshensyshen/pva-mobilenet-v2 softmax_loss_ohem_layer.cu.
     """
 
     origin = "R-FCN"
-    tops = Count(1, 3)
     of_forks = PRE_FIXED
     differences = (
         f"{SoftmaxWithLoss.differences}; R-FCN's code stops at normalization: PRE_FIXED here"
     )
-
-    def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        return [*super().reshape(bottoms), bottoms[1]][: len(self.param.top)]
-
-    def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
-        losses, counted = self.losses(bottoms[0], bottoms[1])
-        tops = self.with_softmax(self.normalized(losses, len(losses), counted), bottoms[0])
-        if len(self.param.top) < 3:
-            return tops
-        return (*tops, losses.detach().reshape(bottoms[1].shape))
 
 
 @register("SmoothL1LossOHEM", "loss_param")

@@ -125,7 +125,7 @@ def drop_what_does_nothing(module: fx.GraphModule) -> None:
         if dropout is not None:
             layer = dropout.layer
             assert isinstance(layer, Dropout)
-            if layer.drops(dropout.training):
+            if not layer.rests(dropout.training):
                 continue
         if dropout is None and split is None:
             continue
