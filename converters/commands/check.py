@@ -37,6 +37,7 @@ from converters.prototxt.kind import is_solver
 from converters.prototxt.net_rules import filter_net
 from converters.prototxt.strangers import unfilled_strings
 from converters.prototxt.text import read_net, read_solver, read_text
+from converters.records.annotated import COLUMNS
 from converters.reporting import readable
 
 if TYPE_CHECKING:
@@ -378,8 +379,10 @@ def _compute(plan: NetPlan) -> None:
 
 
 def _values(shape: Shape, whole: bool) -> torch.Tensor:
-    """Small noise for images, zeros (a valid label) for the rest."""
+    """Small noise for images, a box in the middle for boxes, zeros (a valid label) for the rest."""
     import torch
 
+    if whole and len(shape) == 4 and shape[:2] == (1, 1) and shape[3] == COLUMNS:
+        return torch.tensor([0, 1, 0, 0.25, 0.25, 0.75, 0.75, 0]).expand(shape).clone()
     is_image = not whole and math.prod(shape) > shape[0]
     return torch.randn(shape) * 0.1 if is_image else torch.zeros(shape)

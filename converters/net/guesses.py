@@ -20,6 +20,7 @@ from converters.memory import free_memory, gibibytes
 from converters.net.choice import NetChoice
 from converters.net.plan import NetPlan, plan_net
 from converters.proto import caffe_pb2 as pb
+from converters.records.annotated import COLUMNS
 
 BATCH = 2
 """Items of a batch; a file's own batches are cut to as many."""
@@ -30,6 +31,8 @@ USUAL = (
 """Channels, height and width that absent images may have, in the order in which they are tried."""
 _SEGNETS = (360, 480)
 """Height and width of CamVid's images, for which SegNet's sizes are written."""
+_ONE_BOX = (1, 1, 1, COLUMNS)
+"""Ground truth, as detectors have it."""
 _FLOAT = 4
 
 
@@ -157,6 +160,11 @@ def _image_of(layer: pb.LayerParameter, choice: NetChoice) -> _Image:
         channels = 3
         if layer.window_data_param.crop_size:
             height = width = layer.window_data_param.crop_size
+    elif layer.type == "AnnotatedData":
+        # Records of photographs, stored as files: in colour.
+        channels = 1 if transform.force_gray else 3
+        if transform.resize_param.height and transform.resize_param.width:
+            height, width = transform.resize_param.height, transform.resize_param.width
     elif layer.type == "Data" and (transform.force_color or transform.force_gray):
         channels = 3 if transform.force_color else 1
     if channels is None and len(transform.mean_value) > 1:
@@ -167,8 +175,12 @@ def _image_of(layer: pb.LayerParameter, choice: NetChoice) -> _Image:
         height, width = (height, width) if height else (mean.height, mean.width)
     if transform.crop_size:
         height = width = transform.crop_size
-    if transform.crop_height and transform.crop_width:
-        height, width = transform.crop_height, transform.crop_width
+    for crop in (
+        (transform.crop_height, transform.crop_width),
+        (transform.crop_h, transform.crop_w),
+    ):
+        if all(crop):
+            height, width = crop
     return _Image(channels, height, width)
 
 
@@ -262,6 +274,7 @@ def _needed(
     candidates = [items, (*items, _columns(reader))]
     for other in others[:1]:
         candidates += [other[:-1], (other[0], 1, *other[2:]), other[:2], other]
+    candidates.append(_ONE_BOX)
     for shape in candidates:
         bottoms[position] = shape
         layer = make_layer(reader, choice.environment)
