@@ -29,7 +29,7 @@ FOLDER  := $(MODEL)_$(DATASET)$(if $(filter table,$(READING)),_table)$(if $(filt
 NET     := prototxt/$(FOLDER)/net.prototxt
 GENERATE = $(BIN)/python -m prototxt_gen $(MODEL) --dataset $(DATASET) --reading $(READING) --width $(WIDTH)
 
-.PHONY: help setup prototxt lmdb train demo test gpu torture lint bench reproduce clean proto
+.PHONY: help setup prototxt lmdb train demo detector test gpu torture lint bench reproduce clean proto
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -64,6 +64,18 @@ train: $(READY)  ## train (the prototxt is generated if absent): MODEL DATASET R
 
 demo: $(READY)  ## train a small GM-Net on handwritten digits, without any download (2 minutes)
 	@$(BIN)/python -m gmnet_pt.demo $(ARGS)
+
+SHAPES = lmdb/shapes
+FOUND  = runs/shapes_ssd/found
+
+detector: $(READY)  ## train a small SSD on coloured shapes and draw what it finds (docs/detector.md): ARGS
+	@test -d $(SHAPES)_test || { $(BIN)/gmnet shapes $(SHAPES) && for split in train test; do \
+	$(BIN)/gmnet annotated $(SHAPES) $(SHAPES)/$$split.txt $(SHAPES)_$$split --force \
+	--label-map $(SHAPES)/labelmap.prototxt || exit 1; done; }
+	@$(BIN)/gmnet train examples/detector/solver.prototxt $(ARGS)
+	@$(BIN)/gmnet detect examples/detector/deploy.prototxt runs/shapes_ssd/ssd_iter_800.caffemodel \
+	$(SHAPES)/images/test_0000*.png --labels $(SHAPES)/labelmap.prototxt --mean 128,128,128 \
+	--scale 0.0078125 --out $(FOUND)/ --json $(FOUND)/found.json
 
 # pytest takes DIR in `--mnist DIR` for a folder of tests; `--mnist=DIR` it understands.
 test: $(READY)  ## run the tests: ARGS='--mnist DIR --cifar10-jpeg FILE' adds those on real data

@@ -39,6 +39,10 @@ GROUPS = {
     "memory": Group("memory_bench.measurements", "peak of a training; of a hand-written one"),
     "inference": Group("inference_bench.measurements", "net(x); folded hand-written modules"),
     "opencv": Group("inference_bench.opencv", "net(x); OpenCV 4, with --cv-python"),
+    "detector": Group(
+        "detector_bench.measurements",
+        "DetectionOutput; a MobileNet-SSD in OpenCV, with --cv-python",
+    ),
     "caffe": Group("trainer_bench.caffe", "training; real Caffe, with --caffe"),
     "lmdb": Group("lmdb_bench.measurements", "databases written and read; lmdb alone"),
     "files": Group("files_bench.measurements", "caffemodels; NumPy on the same bytes"),

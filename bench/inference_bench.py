@@ -230,7 +230,7 @@ class OpenCV:
         self._process.communicate()
 
 
-def _repeated(action: Callable[[], object], times: int) -> None:
+def repeated(action: Callable[[], object], times: int) -> None:
     for _ in range(times):
         action()
 
@@ -246,7 +246,7 @@ def _opencv_rows(case: Case, python: Path, budget: float) -> Iterable[Row]:
                 passes = max(1, round(TOGETHER / seconds(partial(other.run, 1))))
                 ours, yardstick = alternate_for(
                     budget,
-                    partial(_repeated, partial(net, images), passes),
+                    partial(repeated, partial(net, images), passes),
                     partial(other.run, passes),
                     sample=0.1,
                 )

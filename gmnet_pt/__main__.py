@@ -52,6 +52,11 @@ def _run(arguments: list[str]) -> int:
             return _run([name, "--help"])
         case ["caffe", name, *_] if name in _OF_CAFFE:
             return _run(arguments[1:])
+        case ["caffe", *rest]:
+            about = f"no command {rest[0]!r}" if rest else "one of its commands is wanted"
+            meant = known_names(rest[0] if rest else "", _OF_CAFFE, "here are")
+            tell(f"error: caffe: {about}{meant}")
+            return WRONG_USAGE
         case [name, *rest] if name in COMMANDS:
             return COMMANDS[name].run(f"gmnet {name}", rest)
         case [name, *rest] if tool := caffe_tools.find_tool(name):

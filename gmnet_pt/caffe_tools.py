@@ -76,6 +76,8 @@ _UPGRADE = Tool("upgrade", "gmnet upgrade IN OUT", _same)
 
 TOOLS: Mapping[str, Tool] = {
     "convert_imageset": Tool("imageset", "gmnet imageset ROOT LIST OUT", _imageset),
+    "convert_annoset": Tool("annotated", "gmnet annotated ROOT LIST OUT --label-map M"),
+    "ssd_detect": Tool("detect", "gmnet detect DEPLOY WEIGHTS IMAGE… --labels M --out DIR/"),
     "compute_image_mean": Tool("mean", "gmnet mean LMDB OUT.binaryproto", _same),
     "extract_features": Tool(
         "features",

@@ -18,10 +18,10 @@ from typing import NamedTuple
 from converters.errors import DataError
 from converters.formats.input_files import require_regular_file
 from gmnet_pt.log.caffe_log import timed_caffe_log
-from gmnet_pt.log.events import Display, Event, Output, Run, Scores, Start, Timed
+from gmnet_pt.log.events import Display, Event, Output, Run, Scores, Start, Stop, Timed
 from gmnet_pt.log.open_log import LOG, RECORD
 from gmnet_pt.log.run_record import timed_record
-from gmnet_pt.log.runs import separate_runs
+from gmnet_pt.log.runs import never_began, separate_runs
 
 
 class Curve(NamedTuple):
@@ -122,6 +122,12 @@ class LoggedRun:
         return starts[-1] if starts else Start("", "")
 
     @property
+    def is_finished(self) -> bool:
+        """Whether the loop ended at max_iter, which need not be displayed or tested."""
+        ends = [event for event, _ in self.events if isinstance(event, Start | Stop)]
+        return bool(ends) and ends[-1] == Stop()
+
+    @property
     def epoch(self) -> float | None:
         """The iterations that go through the training data once; None where the log is silent."""
         known = self.start.records and self.start.items
@@ -183,11 +189,27 @@ def read_runs(path: Path) -> list[LoggedRun]:
 _OWN_LOG = re.compile(rf"(?:{re.escape(RECORD)}|{re.escape(LOG)})((?:\.\d+)?)")
 
 
-def newest_log(path: Path) -> Path:
-    """A folder's record, or its log where that is absent; any other path as it is."""
+def logs_of(path: Path) -> list[Path]:
+    """The logs that a path names: of a folder each run's, the earlier ones by number first.
+
+    A run's record stands for its log. Empty where a folder has neither; runs that never began are
+    left out where others did.
+    """
     if not path.is_dir():
-        return path
-    return next((path / name for name in (RECORD, LOG) if (path / name).exists()), path)
+        return [path]
+    numbered: dict[int, Path] = {}
+    for name in (LOG, RECORD):  # a record replaces the log of its number
+        for file in path.glob(f"{name}*"):
+            number = re.fullmatch(r"(?:\.(\d+))?", file.name.removeprefix(name))
+            if number is not None and file.is_file():
+                numbered[int(number[1] or 0)] = file
+    logs = [numbered[number] for number in sorted(numbered, reverse=True)]
+    return [log for log in logs if not never_began(log)] or logs
+
+
+def newest_log(path: Path) -> Path:
+    """A folder's newest log, as `logs_of` has them; any other path as it is."""
+    return (logs_of(path) or [path])[-1]
 
 
 def short_names(runs: Sequence[LoggedRun]) -> list[str]:

@@ -15,7 +15,6 @@ if __name__ == "__main__":  # before what takes long to import
 import argparse
 import csv
 import io
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
@@ -30,7 +29,7 @@ from converters.command_line.table import aligned
 from converters.errors import DataError
 from converters.formats.whole_files import written_beside
 from converters.reporting import readable
-from gmnet_pt.curves import LoggedRun, Point, Score, read_runs, scores, short_names
+from gmnet_pt.curves import LoggedRun, Point, Score, logs_of, read_runs, scores, short_names
 from gmnet_pt.log.open_log import LOG, RECORD
 
 
@@ -75,6 +74,8 @@ def rows_of(runs: Sequence[LoggedRun]) -> list[list[Row]]:
 def _facts(name: str, run: LoggedRun) -> Row:
     start, speed = run.start, run.speed
     done = max((i for points in run.curves.values() for i in points), default=0)
+    if run.is_finished:
+        done = max(done, start.max_iter)
     seconds = max(run.seconds.values(), default=None)
     return (
         name,
@@ -180,26 +181,18 @@ FORMS: Mapping[str, Callable[[Sequence[Sequence[Row]]], str]] = {
 }
 
 
-def logs_of(path: Path) -> list[Path]:
-    """The logs that a path names: of a folder each run's, the earlier ones by number first.
-
-    A run's record stands for its log. Empty where a folder has neither.
-    """
-    if not path.is_dir():
-        return [path]
-    numbered: dict[int, Path] = {}
-    for name in (LOG, RECORD):  # a record replaces the log of its number
-        for file in path.glob(f"{name}*"):
-            number = re.fullmatch(r"(?:\.(\d+))?", file.name.removeprefix(name))
-            if number is not None and file.is_file():
-                numbered[int(number[1] or 0)] = file
-    return [numbered[number] for number in sorted(numbered, reverse=True)]
+def _logs_below(path: Path) -> list[Path]:
+    """The logs that a path names; of a folder of runs, those of each folder in it."""
+    logs = logs_of(path)
+    if logs or not path.is_dir():
+        return logs
+    return [log for folder in sorted(path.iterdir()) if folder.is_dir() for log in logs_of(folder)]
 
 
 def configure(parser: CommandParser) -> None:
     """Declare the command line."""
     parser.allow_scattered()
-    runs = "a run's folder, a train.jsonl, or a log"
+    runs = "a run's folder, a folder of such, a train.jsonl, or a log"
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help=runs)
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="print the table as CSV")
@@ -214,18 +207,18 @@ def run(args: argparse.Namespace) -> int:
         form = form_of(args.out, FORMS)
     runs: list[LoggedRun] = []
     # Of `runs/*`, what is no run is told and left out; what is named alone is an error.
-    for path in dict.fromkeys(args.runs):
-        logs = logs_of(path)
+    logs = [log for path in args.runs for log in _logs_below(path) or [path]]
+    for log in dict.fromkeys(logs):
         try:
-            if not logs:
-                raise DataError(f"{path}: no {RECORD} and no {LOG} in this folder")
-            runs += [run for log in logs for run in read_runs(log)]
+            if log.is_dir():
+                raise DataError(f"{log}: no {RECORD} and no {LOG} in this folder")
+            runs += read_runs(log)
         except DataError as error:
-            if len(args.runs) == 1:
+            if len(logs) == 1:
                 raise
             tell(readable(f"left out: {error}"))
     if not runs:
-        raise DataError(f"{len(args.runs)} paths: no run in any of them")
+        raise DataError(f"{len(logs)} paths: no run in any of them")
     text = FORMS[form](rows_of(runs))
     if args.out is None:
         print(text, end="")

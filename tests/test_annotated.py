@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from annotated_case import picture, record, write_database
+from field_checks import open_layer
 from fork_fields.annotated import BOX, NEAREST, opened, rows_of
 from oracle import Array
 
@@ -298,6 +299,12 @@ def test_a_record_that_is_none_is_named(tmp_path: Path) -> None:
         reader.next()
         with pytest.raises(DataError, match=f"record '00000002' .*{says}"):
             reader.next()
+
+
+def test_a_data_layer_says_what_it_was_given(tmp_path: Path) -> None:
+    write_database(tmp_path, [record(picture(4, 4), [BOX])])
+    with pytest.raises(DataError, match=r"'00000000' is an AnnotatedDatum.* AnnotatedData reads"):
+        open_layer("Data", 'data_param { source: "db" batch_size: 1 }', tmp_path).next()
 
 
 def test_images_of_several_sizes_need_a_resizing(tmp_path: Path) -> None:

@@ -244,6 +244,22 @@ def test_layer_beside_layers_is_refused(tmp_path: Path) -> None:
         read_caffemodel(tmp_path / "m")
 
 
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b'net: "a.prototxt"\nbase_lr: 1\n', "a text"),
+        (b"<!DOCTYPE html>", "a text"),
+        (b"PK\x03\x04\x14\x00", r"a zip archive, as torch\.save writes; net\.load_state_dict"),
+        (b"\x80\x02}q\x00", r"a pickle, as torch\.save writes"),
+        (b"\x93NUMPY\x01\x00", "an array of NumPy's"),
+    ],
+)
+def test_another_kind_of_file_is_said_to_be_it(content: bytes, what: str, tmp_path: Path) -> None:
+    (tmp_path / "m").write_bytes(content)
+    with pytest.raises(WeightsError, match=f"m: not a caffemodel but {what}"):
+        read_caffemodel(tmp_path / "m")
+
+
 # --- damage
 
 

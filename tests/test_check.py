@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from field_rows import net_text
 from converters.__main__ import COMMANDS
 from converters.command_line.program import run_subcommand
 from converters.formats.blob import encode_blob
+from gmnet_pt.solver import lr_policy, updates
 
 ROOT = Path(__file__).parents[1]
 
@@ -169,6 +171,31 @@ layer { name: "lstm" type: "LSTM" bottom: "e" bottom: "cont" top: "h"
 layer { name: "fc" type: "InnerProduct" bottom: "h" top: "fc"
   inner_product_param { num_output: 9 axis: 2 weight_filler { type: "xavier" } } }
 """
+WHOLE_DETECTOR = """
+layer { name: "d" type: "AnnotatedData" top: "data" top: "label"
+  data_param { source: "absent" batch_size: 9 }
+  transform_param { resize_param { height: 30 width: 40 } } }
+layer { name: "loc" type: "Convolution" bottom: "data" top: "loc" convolution_param {
+  num_output: 4 kernel_size: 5 stride: 5 weight_filler { type: "xavier" } } }
+layer { name: "conf" type: "Convolution" bottom: "data" top: "conf" convolution_param {
+  num_output: 2 kernel_size: 5 stride: 5 weight_filler { type: "xavier" } } }
+layer { name: "p" type: "PriorBox" bottom: "loc" bottom: "data" top: "p"
+  prior_box_param { min_size: 9 variance: 0.1 } }
+layer { name: "pl" type: "Permute" bottom: "loc" top: "pl"
+  permute_param { order: 0 order: 2 order: 3 order: 1 } }
+layer { name: "fl" type: "Flatten" bottom: "pl" top: "fl" }
+layer { name: "pc" type: "Permute" bottom: "conf" top: "pc"
+  permute_param { order: 0 order: 2 order: 3 order: 1 } }
+layer { name: "fc" type: "Flatten" bottom: "pc" top: "fc" }
+layer { name: "loss" type: "MultiBoxLoss" bottom: "fl" bottom: "fc" bottom: "p" bottom: "label"
+  top: "loss" include { phase: TRAIN } multibox_loss_param { num_classes: 2
+  code_type: CENTER_SIZE mining_type: MAX_NEGATIVE } }
+layer { name: "out" type: "DetectionOutput" bottom: "fl" bottom: "fc" bottom: "p" top: "out"
+  include { phase: TEST } detection_output_param { num_classes: 2 code_type: CENTER_SIZE
+  keep_top_k: 5 nms_param { top_k: 5 } } }
+layer { name: "eval" type: "DetectionEvaluate" bottom: "out" bottom: "label" top: "eval"
+  include { phase: TEST } detection_evaluate_param { num_classes: 2 } }
+"""
 GUESSES = {
     "new_height": (
         source("ImageData", settings="new_height: 40 new_width: 30") + CONV,
@@ -244,6 +271,7 @@ GUESSES = {
         source("AnnotatedData", settings="|resize_param { height: 21 width: 18 }") + DETECTOR,
         "data (2, 3, 21, 18), label (1, 1, 2, 8)",
     ),
+    "detector": (WHOLE_DETECTOR, "data (2, 3, 30, 40), label (1, 1, 2, 8)"),
     "sequences": (
         source("HDF5Data", "cont words label")
         + SEQUENCES
@@ -426,15 +454,32 @@ def test_one_file_can_be_checked_and_what_it_warns_of_is_noted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "solver.prototxt"
-    path.write_text('net: "${DATA}/net.prototxt"\nbase_lr: 1\neval_type: "detection"\n')
+    path.write_text('net: "${DATA}/net.prototxt"\nbase_lr: 1\nsnapshot_log: true\n')
     status, lines, last = check(capsys, path)
     assert lines == [
         f"note {path}: line 1: `${{DATA}}` looks like an unfilled place of a template",
-        f"note {path}: eval_type, of SSD's fork, has no effect here: no mAP is computed; "
-        "tests give the net's own scores",
+        f"note {path}: snapshot_log, of Texas Instruments' fork, has no effect here: it only "
+        "writes more files",
         f"ok   {path}: solver, type SGD, net ${{DATA}}/net.prototxt",
     ]
     assert (status, last) == (0, "1 files, 0 states, 0 failures")
+
+
+@pytest.mark.parametrize(
+    ("field", "names"), [("type", updates._RULES), ("lr_policy", lr_policy._POLICIES)]
+)
+def test_a_solver_of_no_known_rule_or_policy_fails(
+    field: str, names: Mapping[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "solver.prototxt"
+    for name in names:
+        path.write_text(f'base_lr: 1 {field}: "{name}"')
+        status, lines, _ = check(capsys, path)
+        assert (status, lines[0][:4]) == (0, "ok  ")
+    path.write_text(f'base_lr: 1 {field}: "cosine"')
+    status, lines, _ = check(capsys, path)
+    told = f'FAIL {path}: {field} "cosine" is unknown (one of: {", ".join(names)})'
+    assert (status, lines) == (1, [told])
 
 
 def test_the_help_tells_the_limits(capsys: pytest.CaptureFixture[str]) -> None:

@@ -424,3 +424,52 @@ def test_make_reads_no_other_variables(words: str, told: str) -> None:
     assert done.returncode == 2
     assert told in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+# ---------------------------------------------------------------- what a first hour met
+
+
+def test_a_wrong_usage_is_told_in_two_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["train"], ["test", NET], ["train", "s", "--epochs", "0"], ["draw", NET]):
+        status, error = failed(words, capsys)
+        usage, told = error.splitlines()
+        assert status == 2 and told.startswith(f"gmnet {words[0]}: error: ")
+        assert usage.startswith(f"usage: gmnet {words[0]} ") and "--" not in usage.partition(";")[0]
+        assert usage.endswith(f"; gmnet {words[0]} --help tells the options")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["caffe"], "error: caffe: one of its commands is wanted; here are train, test, time"),
+        (["caffe", "tset"], "error: caffe: no command 'tset'; did you mean 'test'?"),
+        (["caffe", "device_query"], "caffe: no command 'device_query'; here are train, test, time"),
+        (["layers", "Convolution"], "Convolution: is a layer type; `gmnet layers | grep"),
+    ],
+)
+def test_a_word_that_is_none_is_told(
+    words: list[str], told: str, folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, error = failed(words, capsys)
+    assert status > 0 and told in error
+    assert not (folder.path / words[-1]).exists()
+
+
+def test_an_empty_flag_is_none_as_to_gflags(
+    folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`caffe train --solver=$S --snapshot=$X --gpu=$G` of a script whose X and G are not set."""
+    words = ["train", "--solver=s.prototxt", "--snapshot=", "--weights=", "--gpu="]
+    assert failed(words, capsys) == (
+        1,
+        "error: s.prototxt: cannot be read: No such file or directory\n",
+    )
+    status, error = failed(["train", "--solver="], capsys)
+    assert status == 2 and "give a solver" in error
+
+
+def test_flags_of_draw_net_that_mean_nothing_are_told(
+    folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["draw_net.py", NET, "net.dot", "--rankdir=LR", "--phase", "TEST"]) == 0
+    assert "note: --rankdir: no effect here" in capsys.readouterr().err

@@ -44,6 +44,12 @@ def test_a_failed_demo_is_an_error(tmp_path: Path, events: list[Event], reason: 
         report(record(tmp_path, *events))
 
 
+def test_of_a_demo_with_options_nothing_is_expected(tmp_path: Path) -> None:
+    text = report(record(tmp_path, Message("hello"), Snapshot("a.caffemodel", "a.state")), False)
+    assert text.startswith("No test was due") and "a.caffemodel" in text
+    assert "90.00% after 20" in report(record(tmp_path, scores(20, 0.9)), False)
+
+
 def test_no_record_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CaffeError, match=r"none\.jsonl: cannot be read"):
         report(tmp_path / "none.jsonl")

@@ -61,6 +61,23 @@ TEMPLATE = "an? unfilled template"
 STRANGERS = {
     "page": ("\n\n<!DOCTYPE html>\n<html lang='en'><title>x · GitHub</title>", f":3:1: {WEB}"),
     "page_2": ('<html class="a">\n<body>name: "x"</body>', WEB),
+    "tensorflow": ('node {\n  name: "x"\n  op: "Placeholder"\n}', ":1:1: .*graph of TensorFlow"),
+    "caffe2": ('name: "n"\nop {\n  type: "Conv"\n}', ":1:1: this is a net of Caffe2"),
+    "onnx": ("ir_version: 3\ngraph {\n}", ":1:1: this is an ONNX model"),
+    "quote_in_line": (
+        INPUT + 'layer { name: "c type: "ReLU" bottom: "data" top: "c" }',
+        r'a quote is missing: `"c type: "` of line 4 ends at ReLU',
+    ),
+    "net_has_layers_field": (NET + 'bottom: "c"', ":14:.* It belongs into layer { … }"),
+    "net_has_solvers_field": (NET + "base_lr: 1", ":14:.* It belongs into a solver"),
+    "multiplier": (
+        net("kernel_size: 3", "kernel_size: 3 lr_mult: 1"),
+        "It belongs into the layer's param { … }",
+    ),
+    "sentence_ends": (
+        pooled("pool: AVG\n pad_type: SAME"),
+        r"the values are MAX, AVE, STOCHASTIC\. There is more in line 15\.$",
+    ),
     "xml": (
         '<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>',
         "this is XML",
@@ -308,9 +325,6 @@ def _way_to(
 VALUES = {
     "engine": '"MKL2017"',
     "solver_data_type": "FLOAT16",
-    "ap_version": '"11point"',
-    "eval_type": '"detection"',
-    "show_per_class_result": "true",
     "store_blobs_in_old_format": "true",
     "snapshot_log": "true",
 }

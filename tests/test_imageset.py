@@ -13,6 +13,7 @@ import pytest
 from converters.__main__ import COMMANDS
 from converters.command_line.program import run_subcommand
 from converters.errors import DataError
+from converters.proto import caffe_pb2 as pb
 from converters.records.datum import decode_datum
 from converters.records.image_list import read_image_list
 from converters.records.imageset import Settings, Size, convert_imageset
@@ -80,6 +81,23 @@ def test_encoded_and_resized_is_compressed_again(tmp_path: Path) -> None:
     for (_, value), (_, expected) in zip(records(tmp_path / "db"), raw, strict=True):
         assert (decode_datum(value).image() == decode_datum(expected).image()).all()
         assert decode_datum(value).encoded
+
+
+def test_encode_type_compresses_what_has_another_format(tmp_path: Path) -> None:
+    """As Caffe: it stands for --encoded, and a file that has the format already is kept."""
+    kept = Settings(encode_type="png")
+    convert_imageset(GOLDEN / "images", LIST, tmp_path / "png", kept)
+    convert_imageset(GOLDEN / "images", LIST, tmp_path / "own", Settings(encoded=True))
+    assert records(tmp_path / "png") == records(tmp_path / "own")
+    convert_imageset(GOLDEN / "images", LIST, tmp_path / "bmp", Settings(encode_type="bmp"))
+    for (_, value), (_, expected) in zip(
+        records(tmp_path / "bmp"), records(tmp_path / "own"), strict=True
+    ):
+        datum = pb.Datum.FromString(value)
+        assert datum.encoded and datum.data[:2] == b"BM"
+        assert (decode_datum(value).image() == decode_datum(expected).image()).all()
+    with pytest.raises(DataError, match=r"'\.foo' is no image format"):
+        convert_imageset(GOLDEN / "images", LIST, tmp_path / "foo", Settings(encode_type="foo"))
 
 
 def test_shuffling_is_by_the_seed(tmp_path: Path) -> None:

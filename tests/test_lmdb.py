@@ -369,7 +369,7 @@ def test_what_is_no_lmdb_is_refused(tmp_path: Path) -> None:
 def test_a_leveldb_is_refused_with_the_way_out(tmp_path: Path, names: tuple[str, ...]) -> None:
     for name in names:
         (tmp_path / name).write_bytes(b"")
-    with pytest.raises(DataError, match=r"a LevelDB; only LMDB is read.*converters imageset"):
+    with pytest.raises(DataError, match=r"a LevelDB; only LMDB is read.*gmnet imageset"):
         LmdbReader(tmp_path)
 
 

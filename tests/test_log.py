@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from converters.errors import MissingExtraError, OutputError
+from gmnet_pt.curves import logs_of, newest_log
 from gmnet_pt.log import provenance
 from gmnet_pt.log.bar import BarLog, _duration, _moment
 from gmnet_pt.log.caffe_log import CaffeLog, Line, caffe_lines, glog, parse_caffe_log
@@ -429,6 +430,23 @@ def test_a_resumed_run_goes_on_in_the_logs_and_a_fresh_one_has_its_own(tmp_path:
     (tmp_path / "train.jsonl.2" / "full").touch()
     with pytest.raises(OutputError, match=r"train\.jsonl\.1: cannot be written"):
         open_log("caffe", tmp_path)
+
+
+def test_logs_of_a_run_that_never_began_push_nothing_back(tmp_path: Path) -> None:
+    """Five failed starts behind a good run: its logs are .1, and those of the last failure go."""
+    with open_log("caffe", tmp_path) as log:
+        log.show(Start("net", "fixed"))
+        log.show(Message("the loss is nan", severity="E"))
+    for _ in range(5):
+        with pytest.raises(OutputError), open_log("caffe", tmp_path) as log:
+            log.show(Run("base_lr: 1"))
+            raise OutputError("no such device")
+    assert [*names(tmp_path)] == ["train.jsonl", "train.jsonl.1", "train.log", "train.log.1"]
+    assert newest_log(tmp_path) == tmp_path / "train.jsonl.1"
+    assert logs_of(tmp_path) == [tmp_path / "train.jsonl.1"]
+    (tmp_path / "train.jsonl.1").unlink()
+    (tmp_path / "train.log.1").unlink()
+    assert logs_of(tmp_path) == [tmp_path / "train.jsonl"]
 
 
 def number(iteration: int) -> Display:

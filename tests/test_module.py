@@ -539,3 +539,11 @@ def test_a_copy_is_a_net_of_its_own() -> None:
         other.params["fc"][0].zero_()
     assert other(X)["fc"].count_nonzero() == 0
     assert net(X)["fc"].count_nonzero() > 0
+
+
+def test_blobs_of_an_unknown_layer_name_the_nearest() -> None:
+    params = build().params
+    name = next(iter(params))
+    with pytest.raises(KeyError, match=f"no layer .*{name}x.* with blobs; did you mean .*{name}"):
+        params[f"{name}x"]
+    assert params.get(f"{name}x") is None and f"{name}x" not in params

@@ -71,7 +71,7 @@ def test_fillers_and_layer_types_are_registered_once(again: Callable[[], object]
 
 def test_the_readers_are_those_of_caffes_data_layers() -> None:
     caffes = ["Data", "HDF5Data", "ImageData", "MemoryData", "WindowData"]
-    forks = ["DenseImageData", "ImageLabelmapData", "ImageSegData"]
+    forks = ["AnnotatedData", "DenseImageData", "ImageLabelmapData", "ImageSegData"]
     assert list(READERS) == sorted([*caffes, *forks])
 
 

@@ -15,7 +15,7 @@ from record_case import START, Written, accuracy
 from converters.records.lmdb_reader import LmdbReader
 from gmnet_pt import train
 from gmnet_pt.curves import read_runs
-from gmnet_pt.log.events import Display, Output, Run, Scores, Speed
+from gmnet_pt.log.events import Display, Output, Run, Scores, Speed, Stop
 from gmnet_pt.report import main
 
 TRAINING = GOLDEN / "training"
@@ -66,6 +66,17 @@ def test_the_table_as_text(runs: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert caffe[:4] == ["caffe.log", "lenet_like", "../train_lmdb", "100"]
     assert 100 < float(caffe[5]) < 100_000
     assert caffe[6:] == ["test accuracy", "0.6525", "100", "0.6525", "34.75", "34.75"]
+
+
+def test_a_folder_of_runs_is_its_runs_and_a_finished_run_is_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Written().put(START, Display(0, 3.0), Stop()).into(tmp_path / "a" / "train.jsonl")
+    Written().put(START, Display(0, 3.0), Stop(early=True)).into(tmp_path / "b" / "train.jsonl")
+    assert main([str(tmp_path)]) == 0
+    out, error = capsys.readouterr()
+    done = [re.split(r"\s{2,}", row)[3] for row in out.splitlines()[2:]]
+    assert (done, error) == ([f"{START.max_iter}", f"0 of {START.max_iter}"], "")
 
 
 def test_the_table_as_csv(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

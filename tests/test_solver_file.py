@@ -61,6 +61,14 @@ def test_a_bad_override_is_refused(setting: str, tmp_path: Path) -> None:
         read(tmp_path, "base_lr: 1", setting)
 
 
+def test_an_unknown_field_names_the_nearest(tmp_path: Path) -> None:
+    told = r"'max_itr=3': there is no such field; did you mean 'max_iter'\?$"
+    with pytest.raises(SolverError, match=told):
+        read(tmp_path, "base_lr: 1", "max_itr=3")
+    with pytest.raises(SolverError, match=r"'zzz': it is not FIELD=VALUE; .* and \d+ more$"):
+        read(tmp_path, "base_lr: 1", "zzz")
+
+
 @pytest.mark.parametrize(
     ("setting", "others"),
     [

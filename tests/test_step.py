@@ -138,7 +138,14 @@ def test_n_steps_read_n_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     feed = {"data": torch.ones(4, 1, 6, 6), "label": torch.zeros(4)}
     assert torch.equal(one.step(feed), other.step(inputs=feed))
     assert one.step(n=1, inputs=feed).shape == ()
-    for wrong in ({"n": 0}, {"n": 2, "inputs": feed}, {"n": feed, "inputs": feed}):
+    for wrong in (
+        {"n": 0},
+        {"n": 1.5},
+        {"n": "3"},
+        {"n": torch.ones(4, 1, 6, 6)},
+        {"n": 2, "inputs": feed},
+        {"n": feed, "inputs": feed},
+    ):
         with pytest.raises(SolverError, match="step takes a number from 1 on, or inputs"):
             one.step(**wrong)
     assert one.iter == 5

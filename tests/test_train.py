@@ -397,6 +397,8 @@ def test_a_shape_that_the_data_have_not_is_an_error(
             "examples/mnist/mnist_train_lmdb",
             "`make lmdb DATASET=mnist` makes lmdb/mnist_train, to be named here",
         ),
+        ("${ROOT}/mnist_train", "`${ROOT}` in its name is an unfilled place of a template"),
+        ("{{ root }}/x", "`{{ root }}` in its name is an unfilled place of a template"),
         ("my data/cats_train", "`gmnet imageset ROOT LIST 'my data/cats_train'` makes it"),
     ],
 )

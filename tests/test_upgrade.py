@@ -16,6 +16,18 @@ from converters.prototxt.upgrade import V0_TYPES, V1_TYPES, upgrade_net, upgrade
 GOLDEN = Path(__file__).parent / "golden" / "upgrade"
 
 
+def test_an_absent_file_is_told_though_out_exists(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "new").write_text("kept")
+    words = ["upgrade", str(tmp_path / "old"), str(tmp_path / "new")]
+    assert run_subcommand("converters", "", COMMANDS, words) == 1
+    assert (
+        capsys.readouterr().err == f"error: {words[1]}: cannot be read: No such file or directory\n"
+    )
+    assert (tmp_path / "new").read_text() == "kept"
+
+
 @pytest.mark.parametrize("name", ["v0", "v1", "legacy_transform"])
 def test_nets_upgrade_as_caffe_upgrades_them(name: str) -> None:
     expected = pb.NetParameter()

@@ -10,7 +10,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from converters.command_line.progress import tell
 from converters.nearest import nearest
@@ -120,6 +120,13 @@ class CommandParser(argparse.ArgumentParser):
             self.error(f"unrecognized arguments: {' '.join(rest)}{meant}")
         return parsed
 
+    def error(self, message: str) -> NoReturn:
+        """End with the status of a wrong usage; the help has the options, argparse shows all."""
+        formatter = self._get_formatter()
+        formatter.add_usage(None, self._get_positional_actions(), [], "usage: ")
+        usage = f"{formatter.format_help().strip()}; {self.prog} --help tells the options"
+        self.exit(2, f"{usage}\n{self.prog}: error: {message}\n")
+
     def _options_first(self, arguments: Sequence[str]) -> list[str]:
         """Options with their values, then the rest; unchanged where an option is not known."""
         options: list[str] = []
@@ -160,6 +167,8 @@ class CommandParser(argparse.ArgumentParser):
             return [] if off is not None and off.nargs == 0 and not value else [argument]
         if action.nargs == 0 and value[1:].lower() in (*_TRUE, *_FALSE) and value:
             return [f"--{name}"] if value[1:].lower() in _TRUE else []
+        if value == "=" and action.default is None and action.nargs is None:
+            return []  # gflags' default of a text is the empty one: --snapshot= gives none
         return [f"--{name}{value}"]
 
 

@@ -25,7 +25,7 @@ from converters.command_line.apart import Apart, ChildError
 from converters.command_line.net_options import add_python_option, add_stage_option, parse_shapes
 from converters.command_line.program import positive
 from converters.command_line.progress import progress, show
-from converters.errors import CaffeError, DataError, NetError
+from converters.errors import CaffeError, DataError, NetError, SolverError
 from converters.layers import LAYERS
 from converters.layers.registry import Shape
 from converters.memory import free_memory, limit_growth
@@ -104,6 +104,10 @@ def _files(folder: Path) -> list[Path]:
 
 
 # What is told of a file ---------------------------------------------------------------------------
+
+RULES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")
+POLICIES = ("fixed", "step", "exp", "inv", "multistep", "poly", "sigmoid", "plateau")
+"""What a solver's type and lr_policy can be; `gmnet_pt.solver` has what they mean."""
 
 _OK, _FAIL, _SKIP, _NOTE = "ok", "FAIL", "skip", "note"
 
@@ -194,6 +198,7 @@ def _check(job: _Job) -> Iterator[_Line | _Begun]:
             yield _Line(_NOTE, f"line {line}: {place.words}", False)
         if is_solver(text):
             solver = read_solver(job.path)
+            _check_solver(solver)
             yield _Line(_OK, f"solver, type {solver.type}, net {_nets_of(solver)}", False)
             return
         net = read_net(job.path)
@@ -226,9 +231,18 @@ def _tried(net: pb.NetParameter, state: _State, job: _Job) -> str:
         raise NetError(f"{type(error).__name__}: {error}") from error
 
 
+def _check_solver(solver: pb.SolverParameter) -> None:
+    """Refuse a solver of no known rule or rate policy."""
+    for name, known in (("type", RULES), ("lr_policy", POLICIES)):
+        value = getattr(solver, name)
+        if solver.HasField(name) and value not in known:
+            raise SolverError(f'{name} "{value}" is unknown (one of: {", ".join(known)})')
+
+
 def _nets_of(solver: pb.SolverParameter) -> str:
     names = [solver.net, solver.train_net, *solver.test_net]
-    return ", ".join(name for name in names if name) or "inline"
+    inline = solver.HasField("net_param") or solver.HasField("train_net_param")
+    return ", ".join(name for name in names if name) or ("inline" if inline else "none named")
 
 
 class _State(NamedTuple):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from converters.command_line.net_options import add_net_options, add_python_option, net_choice
+from converters.command_line.parser import CommandParser
 from converters.command_line.suffix import form_of
 from converters.formats.whole_files import written_beside
 from converters.net.draw import draw_net, to_dot, to_svg
@@ -34,12 +35,14 @@ FORMS: Mapping[str, Callable[[NetPlan, Path], None]] = {
 """What a suffix stands for: how the picture of a plan is written to a path."""
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure(parser: CommandParser) -> None:
     """Declare the command line."""
     parser.add_argument("net", metavar="NET", help="a net prototxt, of any age")
     parser.add_argument("out", metavar="OUT", help=f"a {', '.join(FORMS)} file (.dot: Graphviz's)")
     add_net_options(parser)
     add_python_option(parser)
+    parser.without_effect("nets are drawn from top to bottom", (), ["rankdir"])
+    parser.without_effect("the picture has neither", ["display_lrm"])
 
 
 def run(args: argparse.Namespace) -> int:

@@ -25,6 +25,8 @@ def configure(parser: CommandParser) -> None:
     parser.add_argument("--resize-width", type=positive, metavar="W", help="both, or none")
     parser.add_argument("--gray", action="store_true", help="one channel instead of BGR")
     parser.add_argument("--encoded", action="store_true", help="store compressed images")
+    form = "png, jpg …: store images compressed so, those compressed otherwise again"
+    parser.add_argument("--encode-type", metavar="TYPE", default="", help=form)
     parser.add_argument("--shuffle", type=seed, metavar="SEED", help="order by this seed")
     parser.add_argument(
         "--check-size", action="store_true", help="refuse images of different sizes"
@@ -46,7 +48,9 @@ def _join_sizes(parser: CommandParser, args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the database and say how many records it has."""
-    settings = Settings(args.resize, args.gray, args.encoded, args.shuffle, args.check_size)
+    settings = Settings(
+        args.resize, args.gray, args.encoded, args.shuffle, args.check_size, args.encode_type
+    )
     imported = convert_imageset(
         args.root, args.list, args.out, settings, args.force, TerminalReporter()
     )

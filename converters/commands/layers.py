@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from converters.errors import OutputError
 from converters.formats.whole_files import written_beside
+from converters.layers import LAYERS
 from converters.layers.fields import to_markdown
 
 
@@ -16,6 +18,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print or write the table."""
+    if str(args.out) in LAYERS:
+        name = str(args.out)
+        raise OutputError(f"{name}: is a layer type; `gmnet layers | grep '^| {name} '` shows it")
     if args.out is None:
         print(to_markdown(), end="")
         return 0

@@ -30,9 +30,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Upgrade IN to OUT; say what it was."""
+    upgraded, binary = read_upgraded(args.source)
     if os.path.exists(args.target) and os.path.samefile(args.source, args.target):
         raise OutputError(f"{args.target}: would replace IN itself; name another OUT")
-    upgraded, binary = read_upgraded(args.source)
     content = upgraded.SerializeToString() if binary else encoded(to_text(upgraded))
     with written_beside(args.target) as partial:
         partial.write_bytes(content)

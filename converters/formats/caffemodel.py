@@ -8,6 +8,7 @@ and what stands beside the blobs for `converters.net.written`. Source: Caffe net
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +114,8 @@ def stored_layers(path: str | Path, layer_names: Collection[str] = ()) -> Iterat
         return
     generation = 0
     with opened_wire(path, "caffemodel", WeightsError) as file:
+        if what := _stranger(bytes(file.content[:_HEAD])):
+            raise file.fail(f"not a caffemodel but {what}")
         for field in file.fields():
             if field.number in (_NET_NAME, *_READERS) and field.wire != BYTES:
                 raise file.fail(
@@ -125,6 +128,26 @@ def stored_layers(path: str | Path, layer_names: Collection[str] = ()) -> Iterat
                 raise file.fail("has both 'layer' and 'layers' fields; Caffe refuses it too")
             generation = field.number
             yield from _READERS[field.number].read(file, field)
+
+
+_HEAD = 4096
+_TORCH = "as torch.save writes; net.load_state_dict(torch.load(…)) reads a state_dict"
+_STRANGERS = (
+    (b"PK\x03\x04", f"a zip archive, {_TORCH}"),
+    (b"\x80\x02", f"a pickle, {_TORCH}"),
+    (b"\x1f\x8b", "a gzip archive: unpack it"),
+    (b"\x93NUMPY", "an array of NumPy's"),
+)
+
+
+def _stranger(head: bytes) -> str:
+    """What a file is that begins so, if it is a well-known kind and no caffemodel."""
+    for mark, what in _STRANGERS:
+        if head.startswith(mark):
+            return what
+    # A caffemodel cut short may be all ASCII, but for its first byte: the tag of the name, "\n".
+    is_text = head.isascii() and not re.search(rb"\A\n|[\x00-\x08\x0b\x0e-\x1f\x7f]", head)
+    return "a text (weights are a binary file)" if head.strip() and is_text else ""
 
 
 def given_blobs(layer: pb.LayerParameter, source: str) -> StoredLayer:

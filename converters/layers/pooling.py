@@ -245,6 +245,9 @@ class Pooling(Layer):
         self.kernel = (p.kernel_size,) * 2 if sized else (p.kernel_h, p.kernel_w)
         self.pad = (p.pad_h, p.pad_w) if given("pad_h") else (p.pad, p.pad)
         self.stride = (p.stride_h, p.stride_w) if given("stride_h") else (p.stride, p.stride)
+        # Where forks have both, Caffe's own field wins.
+        by_fork = given("ceil_mode") and not given("round_mode")
+        self.floor = not p.ceil_mode if by_fork else p.round_mode == pb.PoolingParameter.FLOOR
         self.has_mask = len(self.param.top) == 2
         w = self.windows((2**20, 2**20))
         if param.global_pooling and (w.pad != (0, 0) or w.stride != (1, 1)):
@@ -271,11 +274,8 @@ class Pooling(Layer):
         """The geometry for an image of this size."""
         param = self.param.pooling_param
         kernel = size if param.global_pooling else self.kernel
-        # Where forks have both, Caffe's own field wins.
-        by_fork = param.HasField("ceil_mode") and not param.HasField("round_mode")
-        floor = not param.ceil_mode if by_fork else param.round_mode == pb.PoolingParameter.FLOOR
         empty = param.pool == pb.PoolingParameter.MAX
-        return PoolingWindows(kernel, self.stride, self.pad, floor, empty)
+        return PoolingWindows(kernel, self.stride, self.pad, self.floor, empty)
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         if len(bottoms[0]) != 4:

@@ -81,6 +81,13 @@ def build_net(choice: NetChoice, sharing: CaffeNet | None = None) -> CaffeNet:
     return net
 
 
+class _ByLayer(dict[str, list[Tensor]]):
+    """Blobs by layer; a name that there is not is told with the nearest."""
+
+    def __missing__(self, name: str) -> list[Tensor]:
+        raise KeyError(f'no layer "{name}" with blobs{known_names(str(name), self)}')
+
+
 class CaffeNet(nn.Module):
     """A Caffe net as a torch module: names, blobs, loss and parameters around an fx graph.
 
@@ -141,7 +148,9 @@ class CaffeNet(nn.Module):
 
         Where layers have one name, the first has it here, later ones NAME#2, NAME#3 …
         """
-        return {key: module.stored() for key, module in self.keyed_modules() if module.shapes}
+        return _ByLayer(
+            (key, module.stored()) for key, module in self.keyed_modules() if module.shapes
+        )
 
     def keyed_modules(self) -> list[tuple[str, LayerModule]]:
         """The layers' modules in Caffe's order, each with its key in `params`."""

@@ -15,13 +15,13 @@ from typing import NamedTuple
 from converters.errors import CaffeError, DataError, NetError, ShapeError
 from converters.formats.blob import read_blob
 from converters.layers import LAYERS, make_layer
-from converters.layers.forks.detection import TRUTH
 from converters.layers.forks.regions import REGION
 from converters.layers.registry import Shape
 from converters.memory import free_memory, gibibytes
 from converters.net.choice import NetChoice
 from converters.net.plan import NetPlan, plan_net
 from converters.proto import caffe_pb2 as pb
+from converters.records.annotated import COLUMNS
 
 BATCH = 2
 """Items of a batch; a file's own batches are cut to as many."""
@@ -37,7 +37,7 @@ _FLOAT = 4
 
 def boxes_of(items: Shape) -> Shape:
     """The shape of SSD's labels: a box for each item."""
-    return (1, 1, *items[:1], TRUTH)
+    return (1, 1, *items[:1], COLUMNS)
 
 
 class Guessed(NamedTuple):
@@ -177,6 +177,11 @@ def _image_of(layer: pb.LayerParameter, choice: NetChoice) -> _Image:
         channels = 3
         if layer.window_data_param.crop_size:
             height = width = layer.window_data_param.crop_size
+    elif layer.type == "AnnotatedData":
+        # Records of photographs, stored as files: in colour.
+        channels = 1 if transform.force_gray else 3
+        if transform.resize_param.height and transform.resize_param.width:
+            height, width = transform.resize_param.height, transform.resize_param.width
     elif layer.type == "Data" and (transform.force_color or transform.force_gray):
         channels = 3 if transform.force_color else 1
     if channels is None and len(transform.mean_value) > 1:
@@ -187,12 +192,14 @@ def _image_of(layer: pb.LayerParameter, choice: NetChoice) -> _Image:
         height, width = (height, width) if height else (mean.height, mean.width)
     if transform.resize_param.height and transform.resize_param.width:
         height, width = transform.resize_param.height, transform.resize_param.width
-    if transform.crop_h and transform.crop_w:
-        height, width = transform.crop_h, transform.crop_w
     if transform.crop_size:
         height = width = transform.crop_size
-    if transform.crop_height and transform.crop_width:
-        height, width = transform.crop_height, transform.crop_width
+    for crop in (
+        (transform.crop_height, transform.crop_width),
+        (transform.crop_h, transform.crop_w),
+    ):
+        if all(crop):
+            height, width = crop
     return _Image(channels, height, width)
 
 

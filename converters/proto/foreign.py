@@ -192,14 +192,9 @@ FIELDS_OTHERWISE = {
 }
 """How Caffe writes what a foreign field says."""
 
-_NO_MAP = "no mAP is computed; tests give the net's own scores"
 SOLVER_WITHOUT_EFFECT = {
-    "ap_version": _NO_MAP,
     "display_sparsity": "it only prints how many weights are zero",
-    "eval_type": _NO_MAP,
-    "plateau_winsize": "it is for lr_policy plateau alone",
     "richness": "it only bounds the memory of convolutions",
-    "show_per_class_result": _NO_MAP,
     "snapshot_log": "it only writes more files",
 }
 """Solver fields that change nothing in training, beside those that the schema calls idle: accepted,

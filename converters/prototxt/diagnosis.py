@@ -189,12 +189,13 @@ class _Reader:
     def diagnosis(self) -> Diagnosis | None:
         """The first problem and all that is foreign, in the order in which they stand."""
         told: list[tuple[int, str]] = []
+        more = ""
         if self.problems:
             first, *others = self.problems
             layer = f'layer "{_cut(first.layer)}": ' if first.layer else ""
             lines = list(dict.fromkeys(self.place(one.offset)[0] for one in others))
+            told.append((first.offset, f"{layer}{first.words}"))
             more = f" There is more in line{_s(lines)} {_listed(lines)}." if lines else ""
-            told.append((first.offset, f"{layer}{first.words}{more}"))
         if self.foreign:
             told.append((self.foreign[0].offset, self._foreign_words()))
         if not told:
@@ -202,8 +203,10 @@ class _Reader:
         told.sort()
         words = told[0][1]
         for offset, further in told[1:]:
-            words += f"; and in line {self.place(offset)[0]}: {further}"
-        return Diagnosis(*self.place(told[0][0]), words)
+            words = f"{words.removesuffix('.')}; and in line {self.place(offset)[0]}: {further}"
+        if more and words[-1] not in ".?":
+            words += "."
+        return Diagnosis(*self.place(told[0][0]), words + more)
 
     # What is read --------------------------------------------------------------------------------
 
@@ -335,6 +338,12 @@ class _Reader:
             self._no_prototxt(token)
         if here.key and name in _LAYERS:
             self._unclosed(here, token)
+        before = self.tokens[self.at - 2] if self.at > 1 else _NOTHING
+        if before.kind == "string" and before.offset + len(before.text) == token.offset:
+            line = self.place(before.offset)[0]
+            self._stop(
+                before, f"a quote is missing: {quoted(before.text)} of line {line} ends at {name}"
+            )
         forks = foreign.forks_with_field(message.name, name)
         if not forks and here.type and here.type not in LAYERS and name.endswith("_param"):
             forks = () if near_types(here.type, LAYERS) else (_UNKNOWN_FORK,)
@@ -366,11 +375,26 @@ class _Reader:
                 closer = _CLOSERS[here.opener.text]
                 owner = outer.key or "the net"
                 return f"{owner} has: is a {closer} missing before it?"
+        if home := self._elsewhere(message, name):
+            return home
         if near := difflib.get_close_matches(name, fields, 3):
             return f"Did you mean {' or '.join(near)}?"
         if len(fields) <= MOST:
             return f"It has {', '.join(fields)}."
         return f"The nearest of its {len(fields)} fields: {', '.join(nearest(name, fields))}."
+
+    def _elsewhere(self, message: Descriptor, name: str) -> str:
+        """Where a field belongs that another message has: a layer, its settings, a solver."""
+        layer = next((level for level in self.stack if level.key in _LAYERS), None)
+        if layer is not None:
+            home = _home(name, layer.type)
+            return f"It belongs into the layer's {home} {{ … }}." if home else ""
+        if message is pb.NetParameter.DESCRIPTOR:
+            if name in pb.LayerParameter.DESCRIPTOR.fields_by_name:
+                return "It belongs into layer { … }."
+            if name in pb.SolverParameter.DESCRIPTOR.fields_by_name:
+                return "It belongs into a solver."
+        return ""
 
     def _no_colon(self, known: FieldDescriptor | None, name: _Token, token: _Token) -> NoReturn:
         if token.text == "=":

@@ -66,6 +66,18 @@ _KINDS = (
         "names one in label_map_file",
     ),
     _Kind(
+        re.compile(r"\A(?:\s|#[^\n]*\n)*(?:node|graph_def)\s*\{"),
+        "this is a graph of TensorFlow (node { … }), no net of Caffe's",
+    ),
+    _Kind(
+        re.compile(r"\A(?:\s|#[^\n]*\n)*(?:name:[^\n]*\s+)?op\s*\{"),
+        "this is a net of Caffe2 (op { … }), another program's format",
+    ),
+    _Kind(
+        re.compile(r"^(?:ir_version|opset_import)\b[^\n]*", re.M),
+        "this is an ONNX model as text, no net of Caffe's",
+    ),
+    _Kind(
         re.compile(r"^(?:diff --git |@@ -\d|Index: |--- a/)[^\n]*", re.M),
         "this is a patch; `git apply` or `patch` puts it into the prototxt that it changes",
     ),

@@ -160,9 +160,14 @@ def read_text(path: str | Path) -> str:
         PrototxtError: there is none; or `path` is such a text itself.
     """
     if _TEXT.search(str(path)) and not os.path.lexists(path):
+        reads = (
+            "gmnet_pt.Solver reads a solver from a file"
+            if is_solver(str(path))
+            else "converters.prototxt.text.parse_net reads a net's text"
+        )
         raise PrototxtError(
             f"{' '.join(str(path).split())[:40]} …: is a prototxt's text, not the name of a file; "
-            "converters.prototxt.text.parse_net reads a net's text"
+            f"{reads}"
         )
     require_regular_file(path, PrototxtError)
     try:

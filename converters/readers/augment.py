@@ -214,9 +214,13 @@ class Augmentation:
         values = list(self.param.mean_value) or [0.0]
         if len(values) not in (1, channels):
             raise self.fail(f"has {len(values)} mean_value for {channels} channels")
-        canvas = np.empty((down, across, channels), np.uint8)
-        canvas[:] = np.rint(values).clip(0, 255).astype(np.uint8)
-        canvas[top : top + height, left : left + width] = picture.pixels
+        colour = np.rint(values * (channels if len(values) == 1 else 1)).clip(0, 255).tolist()
+        below, behind = down - height - top, across - width - left
+        cv2, pixels = opencv(), np.ascontiguousarray(picture.pixels)
+        canvas = cv2.copyMakeBorder(
+            pixels, top, below, left, behind, cv2.BORDER_CONSTANT, value=colour
+        )
+        canvas = _with_channels(canvas)
         window = np.array([-left, -top, across - left, down - top], np.float32)
         window /= np.array([width, height, width, height], np.float32)
         return Picture(canvas, self._seen(picture.boxes, window))
@@ -261,7 +265,9 @@ class Augmentation:
         self._require_colour(pixels)
         cv2 = opencv()
         hsv = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_BGR2HSV)
-        hsv[..., channel] = _adjusted(hsv[..., channel], factor, delta)
+        tables = np.arange(256, dtype=np.uint8)[:, np.newaxis].repeat(3, axis=1)
+        tables[:, channel] = _table(factor, delta)
+        hsv = cv2.LUT(hsv, tables[np.newaxis])
         result: Pixels = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
         return result
 
@@ -275,10 +281,14 @@ class Augmentation:
 
 def _adjusted(pixels: Pixels, factor: float, delta: float) -> Pixels:
     """pixels · factor + delta, rounded and kept within 0 … 255."""
+    return _with_channels(opencv().LUT(np.ascontiguousarray(pixels), _table(factor, delta)))
+
+
+def _table(factor: float, delta: float) -> Pixels:
+    """What each of 0 … 255 becomes."""
     values = np.arange(256, dtype=np.float32) * np.float32(factor) + np.float32(delta)
-    table = np.rint(values).clip(0, 255).astype(np.uint8)
-    result: Pixels = table[pixels]
-    return result
+    table: Pixels = np.rint(values).clip(0, 255).astype(np.uint8)
+    return table
 
 
 def _with_channels(pixels: NDArray[Any]) -> Pixels:

@@ -196,11 +196,15 @@ def _maker(source: str) -> str:
     Any other is made from a list of images.
     """
     path = Path(source)
+    if place := re.search(r"\$\{[^}]*\}|\{\{.*?\}\}|\{%.*?%\}|%\(\w+\)s", source):
+        return f"`{place[0]}` in its name is an unfilled place of a template: write the path"
     named = re.fullmatch(r"(\w+?)_(train|test)(?:_lmdb)?", path.name)
     if named is None or named[1] not in DATASETS:
         return f"`gmnet imageset ROOT LIST {shlex.quote(source)}` makes it from a list of images"
     dataset, split = named.groups()
     made = Path("lmdb") / f"{dataset}_{split}"
     if path == made:
-        return f"`make lmdb DATASET={dataset}` makes it"
-    return f"`make lmdb DATASET={dataset}` makes {made}, to be named here"
+        return f"`make lmdb DATASET={dataset}` makes it, or `gmnet lmdb {dataset}`"
+    return (
+        f"`make lmdb DATASET={dataset}` makes {made}, to be named here, or `gmnet lmdb {dataset}`"
+    )

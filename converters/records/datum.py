@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -185,6 +186,10 @@ def _decode_by_protobuf(record: Buffer) -> Datum:
         message = pb.Datum.FromString(bytes(record))
     except DecodeError as error:
         raise DataError(f"is not a Datum record ({len(record)} bytes)") from error
+    if not (message.data or message.float_data):
+        with suppress(DecodeError):
+            if pb.AnnotatedDatum.FromString(bytes(record)).datum.ListFields():
+                raise DataError("is an AnnotatedDatum, image and boxes, which AnnotatedData reads")
     floats = np.array(message.float_data, np.float32) if message.float_data else None
     return Datum(
         message.channels,

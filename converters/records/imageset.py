@@ -36,13 +36,17 @@ class Size(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """How each image is stored; `shuffle` is the seed of the order, None keeps the list's."""
+    """How each image is stored; `shuffle` is the seed of the order, None keeps the list's.
+
+    `encode_type` ("png", "jpg" …) is the format to compress in where a file has another.
+    """
 
     resize: Size | None = None
     gray: bool = False
     encoded: bool = False
     shuffle: int | None = None
     check_size: bool = False
+    encode_type: str = ""
 
 
 DEFAULT = Settings()
@@ -156,11 +160,13 @@ def _read_image(path: str, label: int, settings: Settings) -> _Record | None:
     if settings.resize is not None:
         pixels = opencv().resize(pixels, (settings.resize.width, settings.resize.height))
     image = planes(pixels)
-    if not settings.encoded:
+    if not settings.encoded and not settings.encode_type:
         return _Record(encode_datum(image, label, write_encoded=True), describe(image))
-    if settings.resize is not None:
-        # As Caffe: compressed again in the format that the name says.
-        content = compressed(pixels, path)
+    suffix = Path(path).suffix.lower()
+    form = f".{settings.encode_type}" if settings.encode_type else suffix
+    if settings.resize is not None or form not in (suffix, suffix.replace("jpeg", "jpg")):
+        # As Caffe: compressed again, in the format asked for or that the name says.
+        content = compressed(pixels, path if form == suffix else f"{path}{form}")
     return _Record(encode_image(content, label), describe(image))
 
 

@@ -43,7 +43,7 @@ def check_lmdb(path: str | Path) -> None:
 
 def _data_file(path: Path) -> Path:
     if not path.exists():
-        raise DataError(f"{path}: no such database; `python -m converters lmdb` builds one")
+        raise DataError(f"{path}: no such database; `gmnet lmdb` or `gmnet imageset` builds one")
     if not path.is_dir():
         raise DataError(f"{path}: is a file; an LMDB is a folder with {DATA_FILE} in it")
     file = path / DATA_FILE
@@ -54,7 +54,7 @@ def _data_file(path: Path) -> Path:
         ):
             raise DataError(
                 f"{path}: a LevelDB; only LMDB is read: build it again from its images with "
-                "`python -m converters imageset` (or Caffe's tools with --backend=lmdb) and set "
+                "`gmnet imageset` (or Caffe's tools with --backend=lmdb) and set "
                 "`backend: LMDB`"
             )
         raise DataError(f"{path}: no {DATA_FILE} in it; an LMDB is a folder with that file")

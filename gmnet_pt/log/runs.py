@@ -5,6 +5,7 @@ A run that was stopped and resumed is one run. `gmnet_pt.plot` and the tables of
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -52,11 +53,20 @@ def set_aside(folder: Path, names: Sequence[str]) -> None:
 
     All names are counted on together, so that the files of one number are of one run. What is no
     regular file (a device, a pipe) is left where it is: somebody has put it there to be written to.
+    Logs of a run that never began hold an error alone: they are removed, and push nothing back.
 
     Raises:
         OutputError: a file cannot be renamed.
     """
-    if not any(_is_log(folder / name) for name in names):
+    logs = [folder / name for name in names if _is_log(folder / name)]
+    if not logs:
+        return
+    if all(map(never_began, logs)):
+        for log in logs:
+            try:
+                log.unlink()
+            except OSError as error:
+                raise output_error(log, error) from error
         return
     newest = 1
     while any((folder / f"{name}.{newest}").exists() for name in names):
@@ -69,6 +79,22 @@ def set_aside(folder: Path, names: Sequence[str]) -> None:
                     older.rename(folder / f"{name}.{number}")
                 except OSError as error:
                     raise output_error(older, error) from error
+
+
+def never_began(log: Path) -> bool:
+    """Whether a log, or a record, is of a run that ended with an error before its loop."""
+    try:
+        if not log.is_file() or log.stat().st_size > _LONGEST_FAILURE:
+            return False
+        text = log.read_bytes()
+    except OSError:
+        return False
+    return bool(_FAILURE.search(text)) and not _BEGINNING.search(text)
+
+
+_LONGEST_FAILURE = 1 << 20
+_FAILURE = re.compile(rb'^E\d{4} |"severity": "E"', re.M)
+_BEGINNING = re.compile(rb'\] (?:Solving|Iteration) |"event": "(?:Start|Display|Scores)"')
 
 
 def _is_log(path: Path) -> bool:

@@ -172,12 +172,16 @@ class Solver:
         the last update, averaged over iter_size: a 0-d tensor on the device.
 
         Raises:
-            SolverError: `n` is below 1, or not 1 beside inputs; the loss is not finite (on a CPU).
+            SolverError: `n` is no number from 1 on, or not 1 beside inputs; the loss is not finite
+                (on a CPU).
         """
         if isinstance(n, Mapping):
             n, inputs = (1, n) if inputs is None else (2, n)
-        if n < 1 or (inputs is not None and n != 1):
-            raise SolverError(f"{self.path}: step takes a number from 1 on, or inputs for one step")
+        if not isinstance(n, int) or n < 1 or (inputs is not None and n != 1):
+            raise SolverError(
+                f"{self.path}: step takes a number from 1 on, or inputs for one step: a mapping of "
+                "names to arrays"
+            )
         for _ in range(n):
             loss, _ = self._accumulate(inputs)
             if self.plateau is not None:
@@ -251,7 +255,7 @@ class Solver:
         if self.plateau is not None:
             self._follow_loss()
         self.current_step = self._due.current_step
-        if self.current_step != step:
+        if self.current_step != step and self.param.lr_policy != "step":  # Caffe tells of no step
             self.show(MultiStep(self.iter, self.current_step))
         if not self._updated:
             self.training.update(self._rate_now, self._iteration_now)

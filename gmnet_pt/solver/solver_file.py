@@ -18,6 +18,7 @@ from google.protobuf import text_format
 
 from converters.environment import find_file
 from converters.errors import SolverError
+from converters.nearest import known_names
 from converters.net import solver_nets
 from converters.net.choice import NetChoice, Weights, weight_files
 from converters.net.solver_nets import test_nets as test_nets
@@ -156,16 +157,17 @@ def override(message: pb.SolverParameter, settings: Iterable[str], source: str) 
     """Set fields given as FIELD=VALUE; a repeated field takes comma-separated values.
 
     Raises:
-        SolverError: an unknown field (all are listed), a value of another type, or several fields.
+        SolverError: an unknown field (with the nearest), a value of another type, or several
+            fields.
     """
     for setting in settings:
         name, equals, value = setting.partition("=")
         field = message.DESCRIPTOR.fields_by_name.get(name.strip())
         if not equals or field is None:
-            raise SolverError(
-                f"{source}: cannot set {setting!r}: use FIELD=VALUE with one of "
-                f"{', '.join(f.name for f in message.DESCRIPTOR.fields)}"
-            )
+            names = [f.name for f in message.DESCRIPTOR.fields]
+            reason = "there is no such field" if equals else "it is not FIELD=VALUE"
+            near = known_names(name.strip(), names, "the nearest are" if equals else "there are")
+            raise SolverError(f"{source}: cannot set {setting!r}: {reason}{near}")
         message.ClearField(field.name)
         empty = getattr(message, field.name)
         repeated = isinstance(empty, Sequence) and not isinstance(empty, str)

@@ -270,11 +270,11 @@ def hardest(folder: Path) -> None:
 class Proposed:
     """A small Proposal, its inputs, and its regions by plain loops."""
 
-    ratios, scales = (0.5, 1.0, 2.0), (1.0, 3.0)
+    ratios, scales = (0.5, 1.0, 2.0), (8.0, 24.0)
     changed = (
         ("feat_stride", 5),
         ("base_size", 6),
-        ("min_size", 16),
+        ("min_size", 12),
         ("pre_nms_topn", 9),
         ("post_nms_topn", 6),
         ("nms_thresh", 0.3),

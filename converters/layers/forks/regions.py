@@ -197,8 +197,9 @@ class ROIAlign(_Pooled):
 class Proposal(Layer):
     """Regions (image, x1, y1, x2, y2) that scores (N, 2A, H, W) and deltas (N, 4A, H, W) propose.
 
-    At each place there are A anchors, a base_size square at every `ratio` (height to width) and
-    `scale`, moved by feat_stride; the second A maps are their scores. Deltas move and resize them,
+    At each place there are A anchors about the middle of base_size pixels, one of scale² pixels for
+    each `ratio` (height to width) and `scale`, moved by feat_stride; the second A maps are their
+    scores. Deltas move and resize them,
     the image's borders (bottom 2: height, width, and the scales of min_size) clip them, and those
     below min_size count 0. The best pre_nms_topn by score, of equal ones the first by row, column
     and anchor, are suppressed where they overlap a better one by more than nms_thresh; the first
