@@ -259,6 +259,14 @@ GUESSES = {
         'bottom: "weights" top: "o" }',
         "rois (2, 5), label (2,), targets (2, 6), weights (2, 6)",
     ),
+    "hard_regions": (
+        source("HDF5Data", "data rois label weights")
+        + POOLED_REGIONS
+        + 'layer { name: "o" type: "BoxAnnotatorOHEM" bottom: "rois" bottom: "label" '
+        'bottom: "label" bottom: "weights" top: "l" top: "w" '
+        "box_annotator_ohem_param { roi_per_img: 1 } }",
+        "rois (2, 5), label (2,), weights (2,)",
+    ),
     "boxes": (
         source("AnnotatedData", settings="|resize_param { height: 21 width: 18 }") + DETECTOR,
         "data (2, 3, 21, 18), label (1, 1, 2, 8)",

@@ -400,6 +400,27 @@ def test_what_has_no_line_is_named(tmp_path: Path) -> None:
     assert exported(net, tmp_path / "net.py", until=("last",)) == 0
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_dropout_of_a_fork_scales_in_test(form: str, tmp_path: Path) -> None:
+    net = load_text(
+        """layer { name: "d" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 } } }
+        layer { name: "drop" type: "Dropout" bottom: "x" top: "y"
+          dropout_param { dropout_ratio: 0.75 scale_train: false } }"""
+    )
+    assert exported(net, tmp_path / f"net{form}") == 0
+
+
+def test_the_loss_at_each_label_has_no_line(tmp_path: Path) -> None:
+    net = load_text(
+        """layer { name: "d" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 } } }
+        layer { name: "y" type: "Input" top: "y" input_param { shape { dim: 2 } } }
+        layer { name: "l" type: "SoftmaxWithLoss" bottom: "x" bottom: "y" top: "l" top: "p" top: "e"
+          loss_weight: 1 loss_weight: 0 loss_weight: 0 }"""
+    )
+    with pytest.raises(NetError, match=r'layer "l" \(SoftmaxWithLoss\): .*third top'):
+        export(net, part_of(net.plan), tmp_path / "net.py", ".py")
+
+
 def test_a_batch_that_the_net_fixes_is_said(tmp_path: Path) -> None:
     net = load_text(
         """

@@ -122,9 +122,12 @@ def _planned(
     usual: Shape,
     batch: int,
 ) -> Guessed:
-    """The plan with images of a usual size, and a label for each item or each step of streams."""
+    """The plan with images of a usual size, and a label for each item or each step of streams.
+
+    R-FCN's labels have four axes, and its layers the losses of regions by their shape.
+    """
     first: ShapeError | None = None
-    for items in ((batch,), (batch, 1)):
+    for items in ((batch,), (batch, 1), (batch, 1, 1, 1)):
         guesses: dict[str, Shape] = {layer.top[0]: (batch, *usual) for layer in absent}
         try:
             guesses = _guessed(choice, net, known, absent, usual, items)
@@ -262,6 +265,8 @@ def _is_image(net: pb.NetParameter, top: str, index: int) -> bool:
         cls = LAYERS.get(reader.type)
         if cls is None or cls.moves_values or reader.type in ("Silence", "Python"):
             continue
+        if len(reader.bottom) > 1 and len(reader.bottom) == len(cls.no_gradient):
+            continue  # such a layer looks at boxes, labels and images alike
         compares = cls.is_loss or position in cls.whole_numbers or reader.type == "Eltwise"
         compares = compares or bool(position and position in cls.no_gradient)
         plain.append(not compares and not (position and reader.type in _RECURRENT))
