@@ -29,11 +29,11 @@ FOLDER  := $(MODEL)_$(DATASET)$(if $(filter table,$(READING)),_table)$(if $(filt
 NET     := prototxt/$(FOLDER)/net.prototxt
 GENERATE = $(BIN)/python -m prototxt_gen $(MODEL) --dataset $(DATASET) --reading $(READING) --width $(WIDTH)
 
-.PHONY: help setup prototxt lmdb train demo detector test gpu torture lint bench reproduce clean proto
+.PHONY: help setup prototxt lmdb train demo detector test test-long gpu torture lint bench reproduce clean proto
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "Variables: MODEL=bua DATASET=cifar10 READING=text|table WIDTH=0.25 SOURCE=folder OUT=folder"
 	@echo "           ARGS='more options' PYTHON=python3.12; TABLE= FIGURE= BUDGET= for reproduce"
@@ -80,6 +80,9 @@ detector: $(READY)  ## train a small SSD on coloured shapes and draw what it fin
 # pytest takes DIR in `--mnist DIR` for a folder of tests; `--mnist=DIR` it understands.
 test: $(READY)  ## run the tests: ARGS='--mnist DIR --cifar10-jpeg FILE' adds those on real data
 	@$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(subst --cifar10-jpeg ,--cifar10-jpeg=,$(subst --mnist ,--mnist=,$(ARGS)))
+
+test-long: $(READY)  ## run the tests that take half a minute each, and are no part of make test
+	@$(BIN)/python -m pytest -n auto --maxprocesses 8 -m long $(ARGS)
 
 # With the PYTHON that is given, which needs no environment of ours, or else with ours if it is there.
 gpu:  ## try everything that needs a GPU, within 8 minutes: OUT=folder PYTHON= ARGS

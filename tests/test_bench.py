@@ -62,6 +62,7 @@ def test_alternation_of_short_actions_takes_samples_of_many_calls() -> None:
     assert all(value < 0.001 for value in (*ours.values, *other.values))  # of one call
 
 
+@pytest.mark.long
 def test_fastest_way_counts() -> None:
     best, tried = fastest({"slow": lambda: sum(range(300_000)), "quick": lambda: None}, 0.01)
     assert best == "quick"

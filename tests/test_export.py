@@ -144,8 +144,22 @@ def test_pooling_in_caffes_windows(settings: str, size: int) -> None:
 # Forms -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", NETS)
+QUICK = ("net_lenet", "net_seg_0", "net_ssd_0")
+"""The nets that torch traces each time: a net of many layers takes it up to half a minute."""
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        pytest.param(
+            name,
+            form,
+            marks=pytest.mark.long if form in (".pt2", ".onnx") and name not in QUICK else (),
+        )
+        for name in NETS
+        for form in FORMS
+    ],
+)
 def test_golden_nets_go_out_in_every_form(name: str, form: str, tmp_path: Path) -> None:
     net = GoldenCase(name).load("TEST")
     until = TRACED.get(name, ()) if form in (".pt2", ".onnx") else ()
@@ -199,7 +213,7 @@ def of_shape(name: str, monkeypatch: pytest.MonkeyPatch) -> CaffeNet:
         ("googlenet", ".py", "prob"),
         ("googlenet", ".onnx", "inception_3b/output"),
         ("resnet", ".py", "prob"),
-        ("resnet", ".onnx", "prob"),
+        pytest.param("resnet", ".onnx", "prob", marks=pytest.mark.long),
     ],
 )
 def test_nets_of_known_shapes(

@@ -99,7 +99,14 @@ def golden_nets() -> Iterator[tuple[str, CaffeNet]]:
         yield name, load_net(GOLDEN / "layers" / name / "net.prototxt", "TRAIN")
 
 
-@pytest.mark.parametrize("name", [*CASES, *READY])
+# bua's halves: bua itself is there.
+LONG = ("net_gmnet_baseline", "net_gmnet_bub")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(x, marks=pytest.mark.long) if x in LONG else x for x in (*CASES, *READY)],
+)
 def test_every_layer_forward_and_backward(name: str) -> None:
     net = load_net(case_folder(name) / "net.prototxt", "TRAIN")
     net, feed = on_meta(net)

@@ -257,6 +257,7 @@ def scores(folder: RunFolder) -> list[tuple[int, float, float | None]]:
     return [(test.iteration, test.error, test.loss) for test in read_result(folder.result).tests]
 
 
+@pytest.mark.long
 def test_a_run_stopped_and_killed_ends_as_one_that_was_not(tmp_path: Path) -> None:
     """By a wish; by a kill of the training; by a kill of whoever follows it."""
     only = ["--budget", "long", "--figure", "3"]
@@ -329,6 +330,7 @@ def kill_training(folder: RunFolder) -> None:
     raise AssertionError("nobody trains it")
 
 
+@pytest.mark.long
 def test_two_at_once_share_the_work() -> None:
     outcomes = []
     works = [work_on(), work_on()]

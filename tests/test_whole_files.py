@@ -189,15 +189,18 @@ def test_stdout_by_name_keeps_what_is_printed(name: str, kind: str, tmp_path: Pa
     assert told.splitlines()[-1].startswith(f"{name}: net, text, ".encode())
 
 
-def test_an_output_that_is_the_input_was_read_before(tmp_path: Path) -> None:
+def test_an_output_that_is_the_input_is_refused(tmp_path: Path) -> None:
     old = 'layers { name: "r" type: RELU bottom: "d" top: "r" }'
     old += ' input: "d" input_dim: 1 input_dim: 1 input_dim: 1 input_dim: 1'
     (tmp_path / "net.prototxt").write_text(old)
     (tmp_path / "same").symlink_to("net.prototxt")
     command = [sys.executable, "-m", "converters", "upgrade", "net.prototxt", "same"]
     done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True)
-    assert done.returncode == 0, done.stderr
-    assert 'type: "ReLU"' in (tmp_path / "net.prototxt").read_text()
+    assert (done.returncode, done.stderr) == (
+        1,
+        b"error: same: would replace IN itself; name another OUT\n",
+    )
+    assert (tmp_path / "net.prototxt").read_text() == old
     assert (tmp_path / "same").is_symlink()
 
 
