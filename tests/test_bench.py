@@ -52,6 +52,7 @@ def test_alternation_changes_who_goes_first() -> None:
     assert calls == ["ours", "other", "other", "ours"]
 
 
+@pytest.mark.long
 def test_alternation_of_short_actions_takes_samples_of_many_calls() -> None:
     calls: list[str] = []
     ours, other = alternate_for(

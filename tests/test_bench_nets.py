@@ -74,6 +74,7 @@ def test_other_parameters_are_refused() -> None:
 # What is measured --------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_best_loop_starts_with_the_solvers_weights_and_data() -> None:
     case = CASES["lenet"]
     with scratch(case, batch=8) as files, Solver(files.solver, device="cpu") as solver:

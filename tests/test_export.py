@@ -144,7 +144,7 @@ def test_pooling_in_caffes_windows(settings: str, size: int) -> None:
 # Forms -------------------------------------------------------------------------------------------
 
 
-QUICK = ("net_lenet", "net_seg_0", "net_ssd_0")
+QUICK = ("net_lenet", "net_ssd_0")
 """The nets that torch traces each time: a net of many layers takes it up to half a minute."""
 
 
@@ -211,7 +211,7 @@ def of_shape(name: str, monkeypatch: pytest.MonkeyPatch) -> CaffeNet:
     ("name", "form", "until"),
     [
         ("googlenet", ".py", "prob"),
-        ("googlenet", ".onnx", "inception_3b/output"),
+        pytest.param("googlenet", ".onnx", "inception_3b/output", marks=pytest.mark.long),
         ("resnet", ".py", "prob"),
         pytest.param("resnet", ".onnx", "prob", marks=pytest.mark.long),
     ],

@@ -109,7 +109,10 @@ def test_groups_differ_from_bua_by_what_the_groups_save() -> None:
     assert figures["bua_no_groups"] - figures["bua"] == block1 + block3
 
 
-@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize(
+    "dataset",
+    [x if x in ("mnist", "cifar10") else pytest.param(x, marks=pytest.mark.long) for x in DATASETS],
+)
 def test_all_variants_are_whole_nets(dataset: str) -> None:
     """Parsed and wired, shapes inferred in both phases; reading `table` at half width."""
     found = find_dataset(dataset)
@@ -746,6 +749,7 @@ def test_kept_files_of_other_options_are_replaced_by_force(
     assert "--bias" not in Path("prototxt/bua_cifar10/net.prototxt").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_make_train_refuses_a_net_of_other_options(tmp_path: Path) -> None:
     """Its recipe, run with this Python: the net that lies in the folder has another dropout."""

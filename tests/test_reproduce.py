@@ -376,6 +376,7 @@ def test_an_interrupted_command_stops_after_a_snapshot() -> None:
 # --- Failed, missing, full -----------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_failed_run_is_told_and_retried_on_demand(capsys: pytest.CaptureFixture[str]) -> None:
     folder = folder_of()
     # In the place of the training's log.
@@ -425,6 +426,7 @@ os.fsync = full
 """
 
 
+@pytest.mark.long
 def test_a_full_disk_is_no_fault_of_the_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -427,6 +427,7 @@ def test_ctrl_c_in_a_terminal_saves_and_says_how_to_go_on(folder: Folder) -> Non
     assert all(len(state) <= 80 - 3 + len("^C") for line in lines[:-2] for state in line)
 
 
+@pytest.mark.long
 def test_full_disks_under_the_logs_do_not_end_a_training(folder: Folder) -> None:
     (folder.path / "out").mkdir()
     (folder.path / "out" / "train.log").symlink_to("/dev/full")
