@@ -12,10 +12,10 @@ import torch
 from google.protobuf import text_format
 from torch import Tensor
 
-from bench.inference_bench import TOGETHER, OpenCV, repeated
+from bench.inference_bench import OpenCV, beside
 from bench.nets.mobilenet_ssd import mobilenet_ssd
 from bench.options import Measurements, Options
-from bench.rows import Measure, Row, alternate_for, seconds
+from bench.rows import Measure, Row, seconds
 from converters import CaffeNet, load_net, save_caffemodel
 from converters.errors import NetError
 
@@ -90,18 +90,11 @@ def _beside_opencv(python: Path, budget: float) -> Iterable[Row]:
         images = torch.rand(1, 3, 300, 300, generator=torch.Generator().manual_seed(0)) - 0.5
         with OpenCV(python, model, weights, images) as other:
             found = _require_equal(net, images, other)
-            other.run(2)
-            passes = max(1, round(TOGETHER / seconds(partial(other.run, 1))))
-            ours, yardstick = alternate_for(
-                budget,
-                partial(repeated, partial(net, images), passes),
-                partial(other.run, passes),
-                sample=0.1,
-            )
+            ours, yardstick = beside(other, net, images, budget)
         yield Row(
             "inference, a MobileNet-SSD, batch 1; OpenCV",
-            ours * (1 / passes),
-            yardstick * (1 / passes),
+            ours,
+            yardstick,
             1.0,
             note=f"OpenCV {other.version}; {found} detections",
         ).in_milliseconds()

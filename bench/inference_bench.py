@@ -28,7 +28,7 @@ from bench.cases import CASES, Case, write_deploy, write_training
 from bench.hand_written.classifier import Probabilities
 from bench.hand_written.training import LAYOUTS
 from bench.options import Measurements, Options
-from bench.rows import Row, alternate_for, fastest, seconds
+from bench.rows import Measure, Row, alternate_for, fastest, seconds
 from converters import CaffeNet, load_net, save_caffemodel
 from converters.errors import DataError, NetError
 from gmnet_pt import feeds
@@ -230,7 +230,20 @@ class OpenCV:
         self._process.communicate()
 
 
-def repeated(action: Callable[[], object], times: int) -> None:
+def beside(other: OpenCV, net: CaffeNet, images: Tensor, budget: float) -> tuple[Measure, Measure]:
+    """Seconds of a pass of both, in alternation."""
+    other.run(2)
+    passes = max(1, round(TOGETHER / seconds(partial(other.run, 1))))
+    ours, yardstick = alternate_for(
+        budget,
+        partial(_repeated, partial(net, images), passes),
+        partial(other.run, passes),
+        sample=0.1,
+    )
+    return ours * (1 / passes), yardstick * (1 / passes)
+
+
+def _repeated(action: Callable[[], object], times: int) -> None:
     for _ in range(times):
         action()
 
@@ -242,18 +255,11 @@ def _opencv_rows(case: Case, python: Path, budget: float) -> Iterable[Row]:
             model = made.weights.with_name(f"deploy{batch}.prototxt")
             with OpenCV(python, model, made.weights, images) as other:
                 _require_equal(case, f"OpenCV {other.version}", net(images)["prob"], other.result)
-                other.run(2)
-                passes = max(1, round(TOGETHER / seconds(partial(other.run, 1))))
-                ours, yardstick = alternate_for(
-                    budget,
-                    partial(repeated, partial(net, images), passes),
-                    partial(other.run, passes),
-                    sample=0.1,
-                )
+                ours, yardstick = beside(other, net, images, budget)
             yield Row(
                 f"inference, {case.name}, batch {batch}; OpenCV",
-                ours * (1 / passes),
-                yardstick * (1 / passes),
+                ours,
+                yardstick,
                 OPENCV_BOUNDS.get((case.name, batch)),
                 note=f"OpenCV {other.version}",
             ).in_milliseconds()
