@@ -15,6 +15,7 @@ from small_net import load_text
 
 from bench.nets.builder import deploy
 from bench.nets.googlenet import googlenet
+from bench.nets.mobilenet_ssd import mobilenet_ssd
 from bench.nets.resnet50 import resnet50
 from converters import CaffeNet, load_net
 from converters.__main__ import COMMANDS
@@ -80,7 +81,7 @@ def command(*arguments: str | Path) -> int:
 # Lines beside real Caffe -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", filter(has_lines, CASES))
+@pytest.mark.parametrize("name", list(filter(has_lines, CASES)))
 def test_a_line_computes_what_caffe_computed(name: str) -> None:
     """The text alone, on Caffe's weights and inputs: every output that the golden file has."""
     case = GoldenCase(name)
@@ -139,6 +140,9 @@ def test_pooling_in_caffes_windows(settings: str, size: int) -> None:
     x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1)).abs()
     found = write_module(net, part_of(net.plan), "").build()(x)
     torch.testing.assert_close(found, net(x)["y"])
+
+
+DETECTOR_PARTS = ("mbox_loc", "mbox_conf_flatten", "mbox_priorbox")
 
 
 # Forms -------------------------------------------------------------------------------------------
@@ -221,6 +225,30 @@ def test_nets_of_known_shapes(
 ) -> None:
     net = of_shape(name, monkeypatch)
     assert exported(net, tmp_path / f"net{form}", until=(until,)) < 1e-5
+
+
+def detector() -> CaffeNet:
+    """A MobileNet-SSD with an eighth of the channels, on its own images."""
+    torch.manual_seed(0)
+    message = mobilenet_ssd()
+    for layer in message.layer:
+        if layer.type == "Convolution" and "mbox" not in layer.name:
+            layer.convolution_param.num_output //= 8
+            if layer.convolution_param.group > 1:
+                layer.convolution_param.group //= 8
+    return build_net(NetChoice("mobilenet_ssd.prototxt", message))
+
+
+@pytest.mark.parametrize(
+    ("form", "until"),
+    [
+        (".py", ()),
+        pytest.param(".pt2", DETECTOR_PARTS, marks=pytest.mark.long),
+        pytest.param(".onnx", DETECTOR_PARTS, marks=pytest.mark.long),
+    ],
+)
+def test_a_detector_goes_out(form: str, until: tuple[str, ...], tmp_path: Path) -> None:
+    assert exported(detector(), tmp_path / f"net{form}", until=until) < 1e-5
 
 
 def test_a_module_needs_torch_and_the_standard_library_alone(tmp_path: Path) -> None:
