@@ -25,79 +25,44 @@ class Fork(NamedTuple):
 FORKS = (
     Fork(
         "SSD's",
-        types=(
-            "AnnotatedData DetectionEvaluate DetectionOutput MultiBoxLoss Normalize Permute "
-            "PriorBox SmoothL1Loss VideoData"
-        ),
-    ),
-    Fork(
-        "Faster R-CNN's and R-FCN's",
-        types=(
-            "BoxAnnotatorOHEM PSROIPooling ROIPooling SmoothL1Loss SmoothL1LossOHEM "
-            "SoftmaxWithLossOHEM"
-        ),
+        types="VideoData",
     ),
     Fork(
         "DeepLab's and PSPNet's",
         types=(
-            "AdaptiveBiasChannel BiasChannel BN DenseCRF DomainTransform ImageSegData Interp "
-            "MatRead MatWrite SegAccuracy UniqueLabel"
+            "AdaptiveBiasChannel BiasChannel DenseCRF DomainTransform MatRead MatWrite UniqueLabel"
         ),
-    ),
-    Fork(
-        "SegNet's",
-        types="BN DenseImageData Upsample",
-    ),
-    Fork(
-        "MobileNet's",
-        types="ConvolutionDepthwise DepthwiseConvolution ReLU6",
     ),
     Fork(
         "MobileNet-YOLO's",
-        types=(
-            "AnnotatedData DepthwiseConvolution DetectionEvaluate DetectionOutput MultiBoxLoss "
-            "Normalize Permute PriorBox RegionLoss ReLU6 Reorg SegmentationEvaluate Upsample "
-            "YoloDetectionOutput YoloSeg Yolov3 Yolov3DetectionOutput"
-        ),
+        types="RegionLoss SegmentationEvaluate YoloDetectionOutput YoloSeg Yolov3",
     ),
     Fork(
         "TSN's",
-        types="BatchReduction BN Gather ROIPooling Scatter SegData VideoData",
+        types="BatchReduction Gather Scatter SegData VideoData",
     ),
     Fork(
         "NVIDIA's",
-        types=(
-            "AnnotatedData DetectionEvaluate DetectionOutput DetectNetTransformation L1Loss "
-            "MultiBoxLoss Normalize Permute PriorBox SmoothL1Loss VideoData"
-        ),
+        types="DetectNetTransformation VideoData",
     ),
     Fork(
         "happynear's",
         types=(
-            "BatchContrastiveLoss BN CenterLoss ChannelScale ConfidencePenaltyLoss EltwiseAffine "
-            "FCNData FeatureDecayLoss Flip FocalLoss GeneralContrastiveLoss GeneralTripletLoss "
-            "Hotspot InfimumLoss InnerDistance Insanity LabelSpecificAdd LabelSpecificAffine "
+            "BatchContrastiveLoss ChannelScale ConfidencePenaltyLoss EltwiseAffine FCNData "
+            "FeatureDecayLoss FocalLoss GeneralContrastiveLoss GeneralTripletLoss Hotspot "
+            "InfimumLoss InnerDistance Insanity LabelSpecificAdd LabelSpecificAffine "
             "LabelSpecificHardMargin LabelSpecificMargin LabelSpecificRescale "
-            "LargeMarginInnerProduct Local MarginInnerProduct MIL MILData NCA Noise Normalize "
-            "OrdinalRegressionLoss Pairwise Permute PredictBox Proposal PSROIPooling Resize "
-            "ROIPooling SmoothL1Loss SoftContrastiveLoss SoftTruncation SubRegion TripletLoss "
-            "Truncation"
+            "LargeMarginInnerProduct Local MIL MILData NCA Noise OrdinalRegressionLoss "
+            "Pairwise PredictBox Resize SoftContrastiveLoss SoftTruncation SubRegion "
+            "TripletLoss Truncation"
         ),
-    ),
-    Fork(
-        "SENet's",
-        types="Axpy",
-    ),
-    Fork(
-        "ShuffleNet's",
-        types="ShuffleChannel",
     ),
     Fork(
         "FlowNet's",
         types=(
             "Accum BlackAugmentation ChannelNorm Correlation CustomData DataAugmentation "
             "Downsample FLOWriter FlowAugmentation FlowWarp GenerateAugmentationParameters "
-            "ImgReader L1Loss LpqLoss Mean Resample"
+            "ImgReader LpqLoss Mean Resample"
         ),
         fields={
             "LayerParameter": (
@@ -123,14 +88,10 @@ FORKS = (
     ),
     Fork(
         "C3D's",
-        types="Convolution3D NdConvolution NdPooling Pooling3D",
+        types="Convolution3D Pooling3D",
         fields={
             "LayerParameter": "convolution3d_param pooling3d_param",
         },
-    ),
-    Fork(
-        "Mask R-CNN's",
-        types="ROIAlign",
     ),
     Fork(
         "Deformable ConvNets'",
@@ -141,7 +102,7 @@ FORKS = (
     ),
     Fork(
         "CRNN's",
-        types="CTCGreedyDecoder CTCLoss CtcLoss Lstm Reverse Transpose WarpCTC WarpCTCLoss",
+        types="CTCGreedyDecoder CTCLoss CtcLoss Lstm WarpCTC WarpCTCLoss",
         fields={
             "LayerParameter": (
                 "ctc_decoder_param ctc_greedy_decoder_param ctc_loss_param lstm_param "
@@ -168,14 +129,8 @@ FORKS = (
 )
 
 TYPES_OTHERWISE = {
-    "Axpy": "Scale with axis: 0 and both bottoms, a as (N, C), then Eltwise",
-    "BN": "BatchNorm, then Scale with bias_term: true",
-    "ConvolutionDepthwise": "Convolution with group: the number of channels",
-    "DepthwiseConvolution": "Convolution with group: the number of channels",
-    "L1Loss": "Eltwise with coeff: 1 coeff: -1, then Reduction with operation: ASUM, weighted",
     "Lstm": "LSTM, which takes T×N×… and a bottom of continuation marks",
     "Mish": "BNLL, TanH and Eltwise with operation: PROD",
-    "ReLU6": "Clip with min: 0 max: 6",
 }
 """How Caffe's own layers compute what a foreign one does."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from converters.export.writing import Call, line, number, spread
-from converters.layers.forks.detection import DetectionOutput
+from converters.layers.forks.detection_output import DetectionOutput
 from converters.layers.forks.moving import Permute
 from converters.layers.forks.normalizing import Normalize
 from converters.layers.registry import Layer, LayerState
