@@ -148,6 +148,11 @@ def test_feeds_are_the_nets_own_batches_without_end(
         assert net.loss(found)[0].isfinite()
 
 
+def test_feeds_of_a_file_say_what_is_wanted() -> None:
+    with pytest.raises(TypeError, match=r"a net that load_net made, not 'net\.prototxt'"):
+        next(feeds("net.prototxt"))  # type: ignore[arg-type]
+
+
 def test_feeds_close_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case("Data", tmp_path, monkeypatch)
     closed: list[Batches] = []

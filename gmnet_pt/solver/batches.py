@@ -205,7 +205,10 @@ def feeds(net: CaffeNet, seed: int | None = None) -> Generator[dict[str, Tensor]
 
     Raises:
         DataError: a data layer's files are absent or damaged, or it is an Input, which reads none.
+        TypeError: `net` is no net, at the first batch.
     """
+    if not isinstance(net, CaffeNet):
+        raise TypeError(f"feeds takes a net that load_net made, not {net!r:.60}")
     device = next((blob.device for blob in net.learnable), torch.device("cpu"))
     with closing(open_net_batches(net, seed)) as batches:
         while True:
