@@ -7,6 +7,7 @@ import re
 import shutil
 import threading
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,20 @@ from converters.prototxt.text import parse_net, read_net
 from converters.readers import open_reader
 from converters.records.datum import encode_datum, encode_image
 from converters.records.lmdb_writer import create_lmdb
+from gmnet_pt.solver import batches as feeding
 from gmnet_pt.solver.batches import Batches, closing, open_batches
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = [(path / "net.prototxt", "") for path in sorted((GOLDEN / "data").iterdir())] + [
     (GOLDEN / "imageset" / f"{name}.prototxt", f"{name}/") for name in ("imagedata", "encoded")
 ]
+
+
+@pytest.fixture(autouse=True, params=["when asked", "ahead"])
+def when(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every test reads when it is asked for a batch, and with a thread that reads ahead."""
+    monkeypatch.setattr(feeding, "DEAR", 0 if request.param == "ahead" else 1 << 30)
+    return str(request.param)
 
 
 def feed(text: str, folder: Path, phase: str = "TRAIN", seed: int | None = 1) -> Batches:
@@ -539,20 +548,37 @@ def test_behind_an_error_state_and_batch_are_those_of_before(tmp_path: Path) -> 
     assert labels_of(batches, 3) == [2, 3, 4, 5, 6, 7]
 
 
-def test_closed_batches_are_read_no_more(tmp_path: Path) -> None:
+def test_closed_batches_are_read_no_more(tmp_path: Path, when: str) -> None:
     write(tmp_path, numbered(5))
     batches, other = feed(data_layer(2), tmp_path), feed(data_layer(2), tmp_path)
     with closing([batches]) as (one,):
         threads = set(threading.enumerate())
         one.next()
-        (reading,) = set(threading.enumerate()) - threads
-        assert reading.is_alive()
-    assert not reading.is_alive()
+        reading = set(threading.enumerate()) - threads
+        assert len(reading) == (when == "ahead")
+        assert all(thread.is_alive() for thread in reading)
+    assert not any(thread.is_alive() for thread in reading)
     with pytest.raises(ValueError, match="closed"):
         batches.next()
     batches.close()
     # The same database, opened twice: the other goes on.
     assert labels_of(other, 2) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("seconds", "ahead"), [(0.0, 0), (2 * feeding.CHEAP, 1)])
+def test_a_thread_reads_what_takes_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, ahead: int
+) -> None:
+    monkeypatch.setattr(feeding, "DEAR", 2)
+    clock = count(step=seconds)
+    monkeypatch.setattr(feeding.time, "perf_counter", lambda: next(clock))
+    write(tmp_path, numbered(5))
+    with closing([feed(data_layer(2), tmp_path)]) as (batches,):
+        threads = set(threading.enumerate())
+        batches.next()
+        assert set(threading.enumerate()) == threads
+        assert labels_of(batches, 3) == [2, 3, 4, 0, 1, 2]
+        assert len(set(threading.enumerate()) - threads) == ahead
 
 
 def test_a_folder_without_a_database_hides_none(

@@ -20,9 +20,9 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import prune
 
 from converters import CaffeNet, save_caffemodel
+from converters.layers import onednn
 from converters.net import caffe_net
 from converters.net import frozen as frozen_graphs
-from converters.net.passes import packed
 from gmnet_pt import Solver
 
 BATCH_NORM = (
@@ -136,7 +136,7 @@ def test_the_values_are_those_of_the_layers(
     frozen: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(packed, "_THERE", packing and packed._THERE)
+    monkeypatch.setattr(onednn, "_THERE", packing and onednn._THERE)
     net = build().to(dtype)
     x = torch.cat([X, -X])[:rows]
     given = x.clone()
@@ -153,7 +153,7 @@ def test_golden_without_gradients(
     name: str, packing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Real Caffe's outputs in TEST; nothing that the layers keep is overwritten."""
-    monkeypatch.setattr(packed, "_THERE", packing and packed._THERE)
+    monkeypatch.setattr(onednn, "_THERE", packing and onednn._THERE)
     case = GoldenCase(name)
     if "TEST" not in case.about["phases"] or case.about["forwards"] > 1:
         pytest.skip("no such arrays")

@@ -50,7 +50,7 @@ def bind_torch() -> None:
     import torch
     import torch.nn.functional
 
-    names = [f"{__name__}.{name}" for name in ("gradients", "local_response", "masks")]
+    names = [f"{__name__}.{name}" for name in ("gradients", "local_response", "masks", "onednn")]
     ours = {
         name.rpartition(".")[2]: importlib.import_module(name)
         for name in names + _modules_of(arithmetic)

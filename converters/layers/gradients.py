@@ -127,6 +127,18 @@ class Layout(Function):
         return back, None
 
 
+def plain(x: Tensor) -> Tensor:
+    """x with its values in the order of its axes, which flattening it then need not copy.
+
+    A gradient comes back in channels_last if x is: pooling takes a multiple of the time otherwise.
+    """
+    last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    if not last or x.is_contiguous() or torch.compiler.is_compiling():
+        return x
+    y: Tensor = Layout.apply(x, torch.contiguous_format)  # type: ignore[no-untyped-call]
+    return y
+
+
 class TileMeans(Function):
     """Means over tiles that cover (N, C, H, W), with the derivative that autograd would take.
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import torch.nn.functional as F
     from torch import Tensor
 
+    from converters.layers import gradients, onednn
+
 register = Family("#dadaeb")
 
 
@@ -52,7 +54,8 @@ class InnerProduct(Layer):
     def forward(self, state: LayerState, *bottoms: Tensor) -> Tensor:
         blobs, x = state.blobs, bottoms[0]
         weight = blobs[0].t() if self.param.inner_product_param.transpose else blobs[0]
-        return F.linear(x.flatten(self.start), weight, blobs[1] if len(blobs) > 1 else None)
+        rows = gradients.plain(x).flatten(self.start)
+        return onednn.linear(rows, weight, blobs[1] if len(blobs) > 1 else None)
 
     def multiply_adds(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         return math.prod(tops[0]) * self.inputs

@@ -41,6 +41,20 @@ def _check_positions(layer: Layer, bottoms: Sequence[Shape], axis: int) -> int:
     return along
 
 
+def _cross_entropies(scores: Tensor, index: Tensor) -> Tensor:
+    """-log max(softmax(x)[label], FLT_MIN) of (outer, C, inner), as (outer, 1, inner)."""
+    if scores.device.type == "cpu" and scores.numel() and not torch.compiler.is_compiling():
+        # torch's own passes are half as many, and the same where the floor is not reached.
+        one = scores.shape[2] == 1
+        rows = (scores.squeeze(2), index.flatten()) if one else (scores, index.squeeze(1))
+        losses = F.cross_entropy(*rows, reduction="none")
+        if losses.detach().amax() < -math.log(FLT_MIN):
+            return losses.view(index.shape)
+    own = F.log_softmax(scores, 1).gather(1, index)
+    log_p: Tensor = gradients.Floor.apply(own, math.log(FLT_MIN))  # type: ignore[no-untyped-call]
+    return -log_p
+
+
 def class_indices(
     layer: Layer, labels: Tensor, classes: int, ignored: int | None = None
 ) -> tuple[Tensor, Tensor | None]:
@@ -200,9 +214,9 @@ class SoftmaxWithLoss(_LabelLoss):
         index, counted = class_indices(
             self, labels.reshape(outer, 1, -1), classes, self.ignored_label
         )
-        own = F.log_softmax(scores, 1).gather(1, index)
-        log_p: Tensor = gradients.Floor.apply(own, math.log(FLT_MIN))  # type: ignore[no-untyped-call]
-        losses = -log_p if counted is None else torch.where(counted, -log_p, 0)
+        losses = _cross_entropies(scores, index)
+        if counted is not None:
+            losses = torch.where(counted, losses, 0)
         if self._weights is not None:
             losses = losses * self._weights_for(scores)[index]
         return losses, counted

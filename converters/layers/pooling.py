@@ -99,9 +99,10 @@ def _on_channels(pool: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return y
 
 
-def _in_memorys_order(x: Tensor) -> Tensor:
-    """(N, C, H, W) or, of channels_last, (N, H, W, C): reductions are ten times as fast there."""
-    return x.permute(0, 2, 3, 1) if x.stride(1) == 1 else x
+def _smallest(x: Tensor) -> float:
+    """NaN if there is one; (N, C, H, W) in its memory's order, where it takes a tenth."""
+    x = x.detach()
+    return float((x.permute(0, 2, 3, 1) if x.stride(1) == 1 else x).min())
 
 
 def torch_has_windows(size: Sequence[int], w: PoolingWindows, out: tuple[int, int]) -> bool:
@@ -138,7 +139,7 @@ def max_pool(layer: Layer, x: Tensor, w: PoolingWindows) -> Tensor:
     # them would stall a GPU, and compiled code cannot.
     if x.device.type == "cpu" and x.numel() and not torch.compiler.is_compiling():
         y = _on_channels(lambda x: _maxima(x, w, out, least)[0], x)
-        if _in_memorys_order(y.detach()).amin().item() > least:
+        if _smallest(y) > least:
             return y
     return _strict_maxima(x, w, out, least)[0]
 
@@ -155,7 +156,7 @@ def max_pool_with_mask(layer: Layer, x: Tensor, w: PoolingWindows) -> tuple[Tens
 
 def _least(x: Tensor) -> float:
     """What Caffe presets a maximum with, as far as x's type holds it."""
-    return max(-FLT_MAX, torch.finfo(x.dtype).min)
+    return -FLT_MAX if x.dtype == torch.float32 else max(-FLT_MAX, torch.finfo(x.dtype).min)
 
 
 def _strict_maxima(

@@ -6,7 +6,7 @@ layer has, `lower` makes a torch.fx graph of the plan, which `passes` rewrite fo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from converters.layers import bind_torch
 from converters.nearest import known_names
 from converters.net.blobs import BlobStore
 from converters.net.choice import NetChoice, Weights, weight_files
-from converters.net.frozen import Frozen, freeze
+from converters.net.frozen import Frozen, freeze, straight
 from converters.net.layer_module import LayerModule, Layers, attribute
 from converters.net.lower import Variant, lower
 from converters.net.memory import require_room
@@ -129,6 +129,7 @@ class CaffeNet(nn.Module):
         self.register_buffer("_anchor", torch.zeros(()), persistent=False)
         self.layout = torch.contiguous_format
         self._graphs: dict[Variant, fx.GraphModule] = {}
+        self._functions: dict[Variant, Callable[..., tuple[Tensor, ...]]] = {}
         self._frozen: dict[Variant, Frozen] = {}
         self._known_shapes = {tuple(plan.input_shapes().values())}
         self._exact = plan.exact_inputs()
@@ -138,7 +139,7 @@ class CaffeNet(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # Graphs are made anew from the plan: a copy's call the copy's modules.
-        return {**self.__dict__, "_graphs": {}, "_frozen": {}}
+        return {**self.__dict__, "_graphs": {}, "_functions": {}, "_frozen": {}}
 
     # What users call -----------------------------------------------------------------------------
 
@@ -271,21 +272,29 @@ class CaffeNet(nn.Module):
     def _run(self, variant: Variant, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The results of a graph, by the frozen one where nothing can tell the difference."""
         if not self._may_freeze(tensors):
-            results: tuple[Tensor, ...] = self.graph(variant)(*tensors)
-            return results
+            return self._runner(variant)(*tensors)
         frozen = self._frozen.get(variant)
         if frozen is None or not frozen.watch.holds():
             frozen = freeze(self.plan, self.layers, variant, keep=frozen is not None)
             self._frozen[variant] = frozen
         return frozen.run(*tensors)
 
+    def _runner(self, variant: Variant) -> Callable[..., tuple[Tensor, ...]]:
+        """A graph, as a function of its own where its modules need not be called as such."""
+        if _is_traced() or not (variant.fused and self.is_plain()):
+            return self.graph(variant)
+        if variant not in self._functions:
+            self._functions[variant] = straight(self.graph(variant))
+        return self._functions[variant]
+
     def _may_freeze(self, tensors: Sequence[Tensor]) -> bool:
         """Whether values alone are asked for: no gradient, and nobody looks at what is called."""
         return (
-            not _is_looked_at()
+            not (torch.is_grad_enabled() and self._requires_grad(tensors))
+            and not _is_traced()
+            and not (torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"))
             and all(type(x) is Tensor for x in tensors)
             and self.is_plain()
-            and not (torch.is_grad_enabled() and self._requires_grad(tensors))
         )
 
     def _requires_grad(self, tensors: Sequence[Tensor]) -> bool:
@@ -438,15 +447,13 @@ def lay_out(tensors: Iterable[Tensor], layout: torch.memory_format) -> None:
             tensor.data = tensor.data.contiguous(memory_format=layout)
 
 
-def _is_looked_at() -> bool:
-    """Whether somebody traces, transforms or casts the operations that are called now."""
+def _is_traced() -> bool:
+    """Whether somebody traces or transforms the operations that are called now."""
     return (
         torch.compiler.is_compiling()
         or torch._C._get_tracing_state() is not None
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._functorch.maybe_current_level() is not None
-        or torch.is_autocast_enabled("cpu")
-        or torch.is_autocast_enabled("cuda")
     )
 
 

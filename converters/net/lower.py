@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from converters.net.layer_module import Layers, attribute
 from converters.net.passes import run_passes
@@ -44,7 +44,7 @@ def lower(plan: NetPlan, layers: Layers, variant: Variant) -> fx.GraphModule:
             _call(graph, nodes, position)
         for value, weight in zip(position.tops, position.loss_weights):
             if weight:
-                term = graph.call_method("sum", (nodes[value],))
+                term = graph.call_function(total, (nodes[value],))
                 terms.append(
                     term if weight == 1 else graph.call_function(operator.mul, (term, weight))
                 )
@@ -62,6 +62,11 @@ def lower(plan: NetPlan, layers: Layers, variant: Variant) -> fx.GraphModule:
     module.graph.lint()
     module.recompile()
     return module
+
+
+def total(top: Tensor) -> Tensor:
+    """Σ top."""
+    return top if top.dim() == 0 else top.sum()
 
 
 def arguments(blobs: Iterable[str], reserved: Collection[str] = ()) -> list[str]:

@@ -135,7 +135,7 @@ class DatabaseReader(RecordReader):
 
     def read(self) -> list[NDArray[np.float32]]:
         images, labels = self._stored()
-        data = self.transform(images, self.random(0))
+        data = self.transform(images, self.chance())
         self._advance()
         return [data, labels.astype(np.float32)]
 
@@ -146,7 +146,7 @@ class DatabaseReader(RecordReader):
         """
         at, stored = self.places(), None if images else self._stored()
         known = np.broadcast_to(np.uint8(0), (len(at), *(images or ())))
-        windows = self.transform.choose(stored[0] if stored else known, self.random(0))
+        windows = self.transform.choose(stored[0] if stored else known, self.chance())
         if stored is None:
             self._batches = None  # reading goes on behind those that were passed over
         self._advance()

@@ -178,4 +178,4 @@ class ImageListReader(ImageFileReader):
         self._advance(self.share.gap(self.batch_size))
         if not self.transform.param.crop_size and len({image.shape for image in images}) > 1:
             raise self.fail("images of different sizes need new_height and new_width, or crop_size")
-        return [self.transform(images, self.random(0)), np.array(labels, np.float32)]
+        return [self.transform(images, self.chance()), np.array(labels, np.float32)]

@@ -167,6 +167,10 @@ class Reader:
         number = self.epoch if purpose else self.batch * self.share.of + self.share.place
         return np.random.default_rng((self.seed, purpose, number))
 
+    def chance(self) -> np.random.Generator | None:
+        """The generator of this batch's transformation; None where it draws nothing."""
+        return self.random(0) if self.transform.draws else None
+
     def positive(self, name: str, value: int) -> int:
         """`value` if positive and one of Caffe's integers; otherwise the layer's error."""
         if value >= 1 << 31:

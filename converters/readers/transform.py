@@ -91,7 +91,12 @@ class Transform:
                 + ("crop_size fits sizes, not channels" if fixed == 1 else "they need crop_size")
             )
 
-    def __call__(self, images: Images, random: np.random.Generator) -> NDArray[np.float32]:
+    @property
+    def draws(self) -> bool:
+        """Whether anything is left to chance; without, no generator is needed."""
+        return self.param.mirror or bool(self.train and self.crop)
+
+    def __call__(self, images: Images, random: np.random.Generator | None) -> NDArray[np.float32]:
         """Transform images (N, C, H, W), or a list of (C, H, W) that may differ where cropped.
 
         Raises:
@@ -99,7 +104,7 @@ class Transform:
         """
         return self.apply(images, self.choose(images, random))
 
-    def choose(self, images: Images, random: np.random.Generator) -> Places:
+    def choose(self, images: Images, random: np.random.Generator | None) -> Places:
         """The windows of images that are to be transformed; raises as the whole."""
         for image in images[:1] if isinstance(images, np.ndarray) else images:
             self.check(image.shape)
@@ -158,21 +163,28 @@ class Transform:
             self._mean_windows = np.stack([windows, windows[..., ::-1]])
         return self._mean_windows[flipped, top, left]
 
-    def _places(self, images: Images, random: np.random.Generator) -> Places:
+    def _places(self, images: Images, random: np.random.Generator | None) -> Places:
         """Where to cut the images: a random place of each in TRAIN, else its middle."""
         count = len(images)
         height, width = self.crop or images[0].shape[1:]
+        unmoved = np.zeros(count, np.int64)
+        if not self.crop and not self.param.mirror:
+            return Places(unmoved, unmoved, unmoved, height, width)
         if isinstance(images, np.ndarray):
             heights, widths = np.array(images.shape[2:])
         else:
             heights, widths = np.array([image.shape[1:] for image in images]).T
         if self.train and self.crop:
+            assert random is not None
             top = random.integers(heights - height + 1, size=count)
             left = random.integers(widths - width + 1, size=count)
         else:
             top = np.broadcast_to((heights - height) // 2, count)
             left = np.broadcast_to((widths - width) // 2, count)
-        flipped = random.integers(2, size=count) if self.param.mirror else np.zeros(count, np.int64)
+        flipped = unmoved
+        if self.param.mirror:
+            assert random is not None
+            flipped = random.integers(2, size=count)
         return Places(top, left, flipped, height, width)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -23,6 +24,11 @@ from gmnet_pt.solver.resident import DataMemory, Resident, resident
 
 AHEAD = 3
 """Batches that are read before they are asked for."""
+CHEAP = 1e-3
+"""Seconds: a batch that is read faster is read when it is asked for. On a CPU the step has all
+cores, and a thread beside it takes more from it than that."""
+DEAR = 5
+"""Batches in a row that have to take longer before a thread reads them: the first ones do."""
 
 
 class _Read(NamedTuple):
@@ -48,9 +54,9 @@ AnySource = TypeVar("AnySource", bound=Source)
 class Batches:
     """The batches of one data layer, float32, by top name.
 
-    A thread reads the next batches while this one is used; every random choice belongs to the
-    batch, so the order of things stays the same. They are on the host, or on the device of
-    `memory` where the records fit into it.
+    Where reading takes its time, a thread reads the next batches while this one is used; every
+    random choice belongs to the batch, so the order of things stays the same. They are on the host,
+    or on the device of `memory` where the records fit into it.
     """
 
     def __init__(self, reader: Reader, memory: DataMemory | None = None) -> None:
@@ -60,6 +66,8 @@ class Batches:
         self._resident: Resident | None = None
         self._thread = ThreadPoolExecutor(1, "batches")
         self._ahead: deque[Future[_Read]] = deque()
+        # A device does not wait for what is read meanwhile.
+        self._until_ahead = 0 if self._pin else DEAR
         self._state = reader.state()
         self._closed = False
 
@@ -91,16 +99,24 @@ class Batches:
         if self._memory is not None:
             self._resident, self._memory = resident(self._reader, self._memory), None
         try:
-            read = self._ahead.popleft().result() if self._ahead else self._read()
+            read = self._ahead.popleft().result() if self._ahead else self._read_now()
         except CaffeError:
             if self._reader.ahead:
                 with suppress(CaffeError):
                     self.restore(self._state)
             raise
         self._state = read.state
-        while self._reader.ahead and len(self._ahead) < AHEAD:
+        threaded = self._reader.ahead and self._until_ahead <= 0
+        while threaded and len(self._ahead) < AHEAD:
             self._ahead.append(self._thread.submit(self._read))
         return dict(zip(self._reader.param.top, read.tensors()))
+
+    def _read_now(self) -> _Read:
+        begun = time.perf_counter()
+        read = self._read()
+        cheap = time.perf_counter() - begun < CHEAP
+        self._until_ahead = DEAR if cheap else self._until_ahead - 1
+        return read
 
     def _read(self) -> _Read:
         """All that a thread can do; what the device is given comes when it is asked for."""

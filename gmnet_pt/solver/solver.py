@@ -7,6 +7,7 @@ Neighbours: `solver_file` (what to train), `nets` and `batches`, `step`, `update
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -273,7 +274,7 @@ class Solver:
         self._rate_now.fill_(self._due.rate)
 
     def _require_finite(self, loss: Tensor) -> None:
-        if bool(torch.isfinite(loss)) or self._last_feed is None:
+        if math.isfinite(loss) or self._last_feed is None:
             return
         with self.random.entered(), self.precision.arithmetic(self.device):
             place = not_finite.first_not_finite(self.net, self._last_feed)

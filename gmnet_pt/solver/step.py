@@ -61,7 +61,8 @@ class TrainingStep:
         for feed in feeds:
             loss, outputs = (run or self.forward_backward)(feed)
             losses.append(loss)
-        return Passed(sum(losses[1:], losses[0]) / len(losses), outputs)
+        loss = losses[0] if len(losses) == 1 else sum(losses[1:], losses[0]) / len(losses)
+        return Passed(loss, outputs)
 
     def clear(self) -> None:
         """Forget all gradients."""

@@ -264,12 +264,16 @@ def _pieces(lists: list[Tensors]) -> Iterator[list[Tensors]]:
 
 def _alike(one: Tensor, other: Tensor) -> bool:
     """Whether both are float32 with values that belong together at one place of their memories."""
-    steps = zip(one.shape, one.stride(), other.stride(), strict=True)
-    return one.dtype == other.dtype == torch.float32 and all(n == 1 or a == b for n, a, b in steps)
+    if not one.dtype == other.dtype == torch.float32:
+        return False
+    steps, others = one.stride(), other.stride()
+    return steps == others or all(n == 1 or a == b for n, a, b in zip(one.shape, steps, others))
 
 
 def _is_dense(tensor: Tensor) -> bool:
     """Whether the values lie side by side, in whatever order."""
+    if tensor.is_contiguous():
+        return True
     return torch.empty_like(tensor, device="meta").stride() == tensor.stride()
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+from converters.layers import onednn
 from converters.layers.activation import Dropout, ReLU
 from converters.layers.convolution import Convolution
 from converters.layers.joining import Concat, Eltwise, Split
@@ -25,7 +26,7 @@ from converters.net.layer_module import LayerModule
 from converters.net.passes.batch_norm_scale import BatchNormScale, fuse_batch_norm_and_scale
 from converters.net.passes.in_place import InPlaceReLU
 from converters.net.passes.matching import called, layer_module
-from converters.net.passes.packed import ROWS, packed_convolution, packed_product, packs
+from converters.net.passes.packed import packed_convolution, packed_product
 from converters.proto import caffe_pb2 as pb
 
 
@@ -60,7 +61,7 @@ class Folded(nn.Module):
     def can_add(self) -> bool:
         """Whether a sum may be taken over."""
         layer = self.parts[0].layer
-        return isinstance(layer, Convolution) and not self.relu and packs(self.weight)
+        return isinstance(layer, Convolution) and not self.relu and onednn.takes(self.weight)
 
     def settle(self) -> None:
         """Lay the weights out for the calls to come; no memory of the layer's blobs is held."""
@@ -73,14 +74,14 @@ class Folded(nn.Module):
                 plain = partial(_convolve, layer, weight, bias)
             elif isinstance(layer, InnerProduct):
                 plain = partial(_multiply, layer, weight, bias)
-        if not packs(weight):
+        if not onednn.takes(weight):
             self.run = lambda x: behind(plain(x))
         elif isinstance(layer, Convolution):
             shape = module.bottom_shapes[0]
             self.run = packed_convolution(layer, shape, weight, bias, self.relu)
         elif isinstance(layer, InnerProduct):
             packed = packed_product(layer, weight, bias, self.relu)
-            self.run = lambda x: packed(x) if x.shape[0] >= ROWS else behind(plain(x))
+            self.run = lambda x: packed(x) if x.shape[0] >= onednn.ROWS else behind(plain(x))
         del self.weight, self.bias
 
     def forward(self, *bottoms: Tensor) -> Tensor:

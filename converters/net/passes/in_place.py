@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from converters.layers.activation import ReLU
 from converters.layers.convolution import Convolution
+from converters.layers.linear import InnerProduct
 from converters.net.passes.batch_norm_scale import BatchNormScale
 from converters.net.passes.matching import called, layer_module, replace
 
@@ -26,8 +27,8 @@ def work_in_place(module: fx.GraphModule) -> None:
         if relu is None or relu.detached or relu.layer.param.relu_param.negative_slope != 0:
             continue
         before = node.args[0]
-        makes_its_own = isinstance(called(module, before), BatchNormScale) or layer_module(
-            module, before, Convolution
+        makes_its_own = isinstance(called(module, before), BatchNormScale) or any(
+            layer_module(module, before, kind) for kind in (Convolution, InnerProduct)
         )
         if makes_its_own and len(before.users) == 1:
             replace(module, node, "in_place.relu", InPlaceReLU(), node.args)

@@ -1,37 +1,18 @@
 """Convolutions and products on weights packed for oneDNN, with the sum and the ReLU behind them.
 
-The operations are those that torch.compile uses on frozen weights; where torch lacks them, or they
-do not take a type, there are none.
+The operations are those that torch.compile uses on frozen weights (`converters.layers.onednn`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from converters.layers.convolution import Convolution
 from converters.layers.linear import InnerProduct
-
-_operations: Any = torch.ops.mkldnn
-_NEEDED = (
-    "_reorder_convolution_weight",
-    "_convolution_pointwise",
-    "_convolution_pointwise_",
-    "_reorder_linear_weight",
-    "_linear_pointwise",
-)
-_THERE: bool = torch._C._has_mkldnn and all(hasattr(_operations, name) for name in _NEEDED)
-ROWS = 4
-"""With fewer a product is bound by memory, and torch's own has less to do before it begins."""
-
-
-def packs(weight: Tensor) -> bool:
-    """Whether weights of this kind can be packed."""
-    ours = weight.device.type == "cpu" and weight.dtype == torch.float32
-    return ours and _THERE and bool(torch.backends.mkldnn.enabled)
+from converters.layers.onednn import operations
 
 
 def packed_convolution(
@@ -40,11 +21,11 @@ def packed_convolution(
     """A function of a bottom (N, C, H, W), of about `shape`, and what is added to the top."""
     w, group = layer.w, layer.group
     pad, stride, dilation = list(w.pad), list(w.stride), list(w.dilation)
-    packed = _operations._reorder_convolution_weight(
+    packed = operations._reorder_convolution_weight(
         weight.contiguous(), pad, stride, dilation, group, list(shape)
     )
-    alone = _operations._convolution_pointwise.default
-    onto = _operations._convolution_pointwise_.binary
+    alone = operations._convolution_pointwise.default
+    onto = operations._convolution_pointwise_.binary
     settings = (packed, bias, pad, stride, dilation, group)
     unary = "relu" if relu else "none"
     behind_sum = "relu" if relu else None
@@ -74,9 +55,9 @@ def packed_product(
     layer: InnerProduct, weight: Tensor, bias: Tensor | None, relu: bool
 ) -> Callable[..., Tensor]:
     """A function of a bottom (N, …)."""
-    packed = _operations._reorder_linear_weight(weight.contiguous(), None)
+    packed = operations._reorder_linear_weight(weight.contiguous(), None)
     start, unary = layer.start, "relu" if relu else "none"
-    product = _operations._linear_pointwise.default
+    product = operations._linear_pointwise.default
 
     def run(x: Tensor) -> Tensor:
         y: Tensor = product(x.flatten(start), packed, bias, unary, [], "")
