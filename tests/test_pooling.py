@@ -13,7 +13,7 @@ from oracle import Windows
 from small_net import load_layer, run_layer
 
 from converters.errors import ShapeError
-from converters.layers import gradients
+from converters.layers import Layer, gradients, pooling
 
 
 def settings(pool: str, w: Windows) -> str:
@@ -179,3 +179,60 @@ def test_means_of_tiles_as_a_gpu_takes_them(
     mine, other = (torch.autograd.grad(y, x, dy)[0] for y in (found, wanted))
     assert torch.equal(mine, other)
     assert mine.is_contiguous(memory_format=layout)
+
+
+def pooling_layer() -> Layer:
+    """Any: what is asked of it is its errors."""
+    return (
+        load_layer("Pooling", "pooling_param { kernel_size: 1 }", image(1, 1))
+        .layer_modules[0]
+        .layer
+    )
+
+
+AXES = [
+    pooling.PoolingWindows((kernel, kernel), (stride, stride), (pad, pad), floor, True)
+    for kernel in (1, 2, 3, 5)
+    for stride in (1, 2, 3)
+    for pad in (0, 1, 2)
+    for floor in (False, True)
+    if pad < kernel
+]
+
+
+@pytest.mark.parametrize("w", AXES, ids=str)
+def test_maxima_an_axis_at_a_time_are_torchs(
+    w: pooling.PoolingWindows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pooling, "MANY", 0)
+    layer = pooling_layer()
+    for height, width in ((7, 8), (5, 13), (2, 6), (1, 1)):
+        try:
+            out = pooling.pooled_size(layer, (height, width), w)
+        except ShapeError:
+            continue
+        x = torch.randn(2, pooling.FEW_CHANNELS, height, width)
+        x = x.contiguous(memory_format=torch.channels_last)
+        before = x.clone()
+        found = pooling.max_pool(layer, x, w)
+        assert torch.equal(x, before)
+        assert found.untyped_storage().data_ptr() != x.untyped_storage().data_ptr()
+        monkeypatch.setattr(pooling, "MANY", 1 << 30)
+        assert torch.equal(found, pooling.max_pool(layer, x, w))
+        monkeypatch.setattr(pooling, "MANY", 0)
+        assert tuple(found.shape[2:]) == out
+
+
+@pytest.mark.parametrize("value", NOTHING)
+def test_nothing_that_wins_is_seen_an_axis_at_a_time(
+    value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pooling, "MANY", 0)
+    w = pooling.PoolingWindows((2, 2), (2, 2), (0, 0))
+    layer = pooling_layer()
+    x = torch.ones(1, 8, 4, 4).contiguous(memory_format=torch.channels_last)
+    x[0, 3, :2, :2] = value
+    x[0, 4, 0, 0] = value
+    y = pooling.max_pool(layer, x, w)
+    assert y[0, 3, 0, 0] == -pooling.FLT_MAX
+    assert y[0, 4, 0, 0] == 1

@@ -132,8 +132,10 @@ def plain(x: Tensor) -> Tensor:
 
     A gradient comes back in channels_last if x is: pooling takes a multiple of the time otherwise.
     """
-    last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    if not last or x.is_contiguous() or torch.compiler.is_compiling():
+    if x.dim() != 4 or x.is_contiguous() or not torch.is_grad_enabled():
+        return x
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    if not last or torch.compiler.is_compiling():
         return x
     y: Tensor = Layout.apply(x, torch.contiguous_format)  # type: ignore[no-untyped-call]
     return y

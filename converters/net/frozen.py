@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor, fx
@@ -69,6 +70,8 @@ def straight(module: fx.GraphModule) -> Callable[..., tuple[Tensor, ...]]:
             calls[call] = node.target if found is None else found.forward
             if isinstance(found, Folded):
                 calls[call] = found.run
+            elif isinstance(found, LayerModule) and not found.detached:
+                calls[call] = partial(found.layer.forward, found)
             lines.append(f"{names[node]} = {call}({', '.join(words)})")
         over = [names[value] for value in {*node.all_input_nodes, node} if last[value] is node]
         if over:
