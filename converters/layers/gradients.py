@@ -115,10 +115,15 @@ class Layout(Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layout: torch.memory_format) -> Tensor:
+    def forward(x: Tensor, layout: torch.memory_format) -> Tensor:
         """x, laid out as `layout` says."""
-        ctx.back = torch.contiguous_format if layout == torch.channels_last else torch.channels_last
         return x.contiguous(memory_format=layout)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Kept is the layout to go back to."""
+        last = inputs[1] == torch.channels_last
+        ctx.back = torch.contiguous_format if last else torch.channels_last
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:

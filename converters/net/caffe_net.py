@@ -290,8 +290,8 @@ class CaffeNet(nn.Module):
     def _may_freeze(self, tensors: Sequence[Tensor]) -> bool:
         """Whether values alone are asked for: no gradient, and nobody looks at what is called."""
         return (
-            not (torch.is_grad_enabled() and self._requires_grad(tensors))
-            and not _is_traced()
+            not _is_traced()
+            and not (torch.is_grad_enabled() and self._requires_grad(tensors))
             and not (torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"))
             and all(type(x) is Tensor for x in tensors)
             and self.is_plain()
