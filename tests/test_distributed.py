@@ -430,6 +430,7 @@ def write_records(folder: Folder, records: list[bytes]) -> None:
             writer.put(b"%08d" % number, record)
 
 
+@pytest.mark.long
 def test_under_torchrun_a_killed_process_ends_the_run(folder: Folder) -> None:
     """The real thing, once: its own store, its own signals to those that are left."""
     folder.write_solver("SGD", "out/s", "snapshot: 20", 1_000_000)

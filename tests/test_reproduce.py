@@ -178,6 +178,7 @@ def test_runs_of_a_selection() -> None:
 # --- Done once -----------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_figure_is_done_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert reproduce("--budget", "tiny", "--figure", "5") == 0
     out = capsys.readouterr().out

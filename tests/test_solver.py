@@ -140,7 +140,9 @@ BOUNDS = {
 }
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(x, marks=pytest.mark.long) if x == "lenet_adam" else x for x in RUNS]
+)
 def test_whole_runs_follow_caffe(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
