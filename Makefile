@@ -20,7 +20,8 @@ PYTHON  ?= $(shell for python in python3 python3.14 python3.13 python3.12 python
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
 BIN     := .venv/bin
-INSTALL := $(BIN)/pip --disable-pip-version-check install --quiet
+# What is imported is compiled then: a tenth of what is installed.
+INSTALL := $(BIN)/pip --disable-pip-version-check install --quiet --no-compile
 READY   := .venv/.installed
 
 # Named as the generator names them: VARIANT_DATASET[_table][_w0.25].
