@@ -20,7 +20,7 @@ PYTHON  ?= $(shell for python in python3 python3.14 python3.13 python3.12 python
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
 BIN     := .venv/bin
-# What is imported is compiled then: a tenth of what is installed.
+# Python compiles what it imports.
 INSTALL := $(BIN)/pip --disable-pip-version-check install --quiet --no-compile
 READY   := .venv/.installed
 
