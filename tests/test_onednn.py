@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -44,9 +46,9 @@ def test_more_axes_and_a_transposed_weight() -> None:
 
 
 def test_a_second_derivative() -> None:
-    def penalty(linear: object) -> list[Tensor]:
+    def penalty(linear: Callable[[Tensor, Tensor, None], Tensor]) -> list[Tensor]:
         x, weight = drawn(4, 6), drawn(3, 6)
-        y = linear(x, weight, None).square().sum()  # type: ignore[operator]
+        y = linear(x, weight, None).square().sum()
         (dx,) = torch.autograd.grad(y, x, create_graph=True)
         return list(torch.autograd.grad(dx.square().sum(), [x, weight]))
 

@@ -128,8 +128,13 @@ class Layout(Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         """dy, laid out as x was."""
-        back: Tensor = Layout.apply(gradients[0], ctx.back)  # type: ignore[no-untyped-call]
-        return back, None
+        return laid_out(gradients[0], ctx.back), None
+
+
+def laid_out(x: Tensor, layout: torch.memory_format) -> Tensor:
+    """`Layout` of x."""
+    y: Tensor = Layout.apply(x, layout)  # type: ignore[no-untyped-call]
+    return y
 
 
 def plain(x: Tensor) -> Tensor:
@@ -142,8 +147,7 @@ def plain(x: Tensor) -> Tensor:
     last = x.is_contiguous(memory_format=torch.channels_last)
     if not last or torch.compiler.is_compiling():
         return x
-    y: Tensor = Layout.apply(x, torch.contiguous_format)  # type: ignore[no-untyped-call]
-    return y
+    return laid_out(x, torch.contiguous_format)
 
 
 class TileMeans(Function):
